@@ -1,0 +1,57 @@
+"""One model, all its cells: serve it, run the shards it owes, stop it. What a cluster runs per GPU node."""
+
+import sys
+from pathlib import Path
+from typing import cast
+
+sys.path.insert(0, str(Path(__file__).parent))  # the library stands beside the flow files, installed or not
+
+from thinkscale import console
+
+console.settle_prefect()
+
+from prefect import flow, task  # noqa: E402
+from prefect.cache_policies import NO_CACHE  # noqa: E402
+from prefect.utilities.annotations import quote  # noqa: E402
+
+from thinkscale import evaluate  # noqa: E402
+from thinkscale.endpoint import RequestFailed  # noqa: E402
+from thinkscale.generate import Generator  # noqa: E402
+from thinkscale.plan import RESULTS, Study, open_study  # noqa: E402
+from thinkscale.serving import Running  # noqa: E402
+from thinkscale.shards import Shard, ShardDone, run_shard  # noqa: E402
+
+EARLY: dict[str, Running] = {}
+"""Engines that `sweep.py` started while Prefect was being imported."""
+
+
+def _transient(task: object, task_run: object, state: object) -> bool:
+    """Try a shard again only where its requests failed; a dead engine is started again first, by `evaluate`."""
+    return isinstance(state.result(raise_on_failure=False), RequestFailed)  # type: ignore[attr-defined]
+
+
+@task(
+    task_run_name="{label}", cache_policy=NO_CACHE, persist_result=False, retries=2, retry_delay_seconds=10, retry_condition_fn=_transient
+)
+async def generate_shard(label: str, shard: Shard, generator: Generator, study: Study) -> ShardDone:
+    """Draw, answer and grade one shard."""
+    return await run_shard(shard, generator, study.store)
+
+
+@flow(name="evaluate-model", flow_run_name="{model}", persist_result=False)
+async def evaluate_model(experiment: str, model: str, results: str = str(RESULTS)) -> int:
+    """Do all that one model of an experiment owes.
+
+    Args:
+        experiment: name of a shipped experiment or path of a YAML file.
+        model: one of its models.
+        results: where results folders are.
+    """
+    study = open_study(experiment, Path(results))
+
+    async def in_task(shard: Shard, generator: Generator) -> ShardDone:
+        # quote: Prefect would otherwise walk through every key of the shard, looking for futures
+        parts = cast(tuple[Shard, Generator, Study], tuple(map(quote, (shard, generator, study))))
+        return await generate_shard(f"{model} {shard.label}", *parts)
+
+    return await evaluate.evaluate(study, model, in_task, EARLY.pop(model, None))

@@ -1,0 +1,42 @@
+"""Grade stored answers again, without an engine: python flows/regrade.py EXPERIMENT [--results DIR]; then run analyze.py."""
+
+import asyncio
+import sys
+from pathlib import Path
+from typing import cast
+
+sys.path.insert(0, str(Path(__file__).parent))  # the library stands beside the flow files, installed or not
+
+from thinkscale import console
+
+COMMAND = console.command(__doc__) if __name__ == "__main__" else None  # before Prefect is imported: a wrong name is told at once
+
+console.settle_prefect()
+
+from prefect import flow, task  # noqa: E402
+from prefect.cache_policies import NO_CACHE  # noqa: E402
+from prefect.utilities.annotations import quote  # noqa: E402
+
+from thinkscale.plan import RESULTS, Study, open_study  # noqa: E402
+from thinkscale.shards import grade_all  # noqa: E402
+
+
+@task(cache_policy=NO_CACHE, persist_result=False)
+def grade_stored_answers(study: Study) -> int:
+    """Replace the grades of every part of answers."""
+    return grade_all(study.store, study.known)
+
+
+@flow(name="regrade", flow_run_name="{experiment}", persist_result=False)
+async def regrade(experiment: str, results: str = str(RESULTS)) -> int:
+    """Rewrite all grades of an experiment from its stored answers.
+
+    Args:
+        experiment: name of a shipped experiment or path of a YAML file.
+        results: where results folders are.
+    """
+    return grade_stored_answers(cast(Study, quote(open_study(experiment, Path(results)))))
+
+
+if COMMAND is not None:
+    print(f"graded {asyncio.run(regrade(COMMAND.experiment, COMMAND.results)):,} answers")

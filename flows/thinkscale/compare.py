@@ -1,0 +1,278 @@
+"""At equal compute: does a smaller model that thinks more beat a bigger one that thinks less? Every pair, the named claims, a short table.
+
+Why: two intervals side by side hide what pairing shows; here every difference is taken problem by problem, over the same draws of problems.
+What it does not do: correct `compare` for the number of pairs (it lists them all; claims are named before the data are drawn, and the
+short table chooses on one half of the problems and scores on the other), or use metrics that need an oracle.
+"""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from rich.table import Table
+
+from thinkscale import estimators, schema
+from thinkscale.config import Claim, PointRef
+from thinkscale.estimators import Floats, Interval, Pools, Resampling
+from thinkscale.summarize import Cell, Point, deployable, measure, slice_name, slices, typed
+
+_CHUNK = 1000  # pairs at once: 1,000 × 1,000 draws are 8 MB
+_SHOWN = ("cell_id", "model", "params", "thinking_budget", "metric", "k", "cost_flops", "cost_tokens")
+_DIFFERENCE = (-1.0, 1.0)
+ROUTES = ("think longer", "sample more", "both")
+HEADLINE_ROWS = 12
+_NONE = "no smaller setting is as cheap"
+_VERDICT = {"smaller, thinking more": "smaller", "bigger": "bigger", "no difference shown": "not shown", _NONE: "none is as cheap"}
+
+
+class ClaimError(ValueError):
+    """A claim names a point that is there more than once."""
+
+
+class _Pairs(NamedTuple):
+    """Row numbers in a frame of points."""
+
+    small: NDArray[np.int64]
+    big: NDArray[np.int64]
+
+
+def compare(graded: pd.DataFrame, summary: pd.DataFrame, draws: int = 1000, seed: int = 0) -> pd.DataFrame:
+    """The comparison table (`schema.COMPARISON`).
+
+    One row per benchmark, slice and pair: a smaller model with a larger thinking budget or more samples (and neither smaller), against a
+    bigger model that costs at least as much per problem. Metrics that need no oracle: pass@1 and maj@k. Values and differences are over
+    the problems that both sides answered; costs are the summary's.
+
+    Args:
+        graded: one row per answer.
+        summary: from `summarize` of the same rows.
+        draws: bootstrap draws.
+        seed: fixes them.
+    """
+    parts: dict[tuple[str, str], dict[str, Cell]] = {}
+    for cell, slice_ in slices(measure(graded)):
+        kept = Cell(cell.facts, cell.problems[slice_.rows].reset_index(drop=True), cell.points, cell.estimates[slice_.rows])
+        parts.setdefault((cell.facts["benchmark"], slice_.name), {})[cell.facts["cell_id"]] = kept
+    pools = Pools(draws, seed)
+    tables = []
+    shown = deployable(summary)
+    for (benchmark, name), cells in sorted(parts.items()):
+        points = shown[(shown["benchmark"] == benchmark) & (shown["slice"] == name)].reset_index(drop=True)
+        tables += _table(points, _pairs(points), cells, pools, f"{benchmark} {name}")
+    table = pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=schema.COMPARISON.names)
+    return typed(table.sort_values(list(schema.COMPARISON.key)), schema.COMPARISON)
+
+
+def _pairs(points: pd.DataFrame) -> _Pairs:
+    params, budget, k, cost = (points[c].to_numpy()[:, None] for c in ("params", "thinking_budget", "k", "cost_flops"))
+    more = (budget >= budget.T) & (k >= k.T) & ((budget > budget.T) | (k > k.T))
+    return _Pairs(*np.nonzero((params < params.T) & more & (cost <= cost.T)))
+
+
+def _table(points: pd.DataFrame, pairs: _Pairs, cells: dict[str, Cell], pools: Pools, name: str) -> list[pd.DataFrame]:
+    """Rows of one benchmark and slice; pairs are grouped by the sets of problems of their sides, mostly one."""
+    groups: dict[str, int] = {}
+    ids = {c: "\n".join(cells[c].problems["problem_id"]) for c in points["cell_id"].unique()}
+    group = np.array([groups.setdefault(ids[c], len(groups)) for c in points["cell_id"]], np.int64)
+    tables = []
+    for a, b in sorted(set(zip(group[pairs.small], group[pairs.big], strict=True))):
+        mine = np.flatnonzero((group[pairs.small] == a) & (group[pairs.big] == b))
+        first, second = (cells[points["cell_id"].iloc[side[mine[0]]]].problems for side in pairs)
+        problems = first[first["problem_id"].isin(second["problem_id"])].reset_index(drop=True)
+        if len(problems):
+            values = _values(points[np.isin(group, (a, b))], cells, problems)
+            tables += _differences(points, _Pairs(pairs.small[mine], pairs.big[mine]), values, _pool(pools, name, problems))
+    return tables
+
+
+def _pool(pools: Pools, name: str, problems: pd.DataFrame) -> Resampling:
+    return pools.get(name, problems["problem_id"].tolist(), problems["cluster_id"].tolist())
+
+
+def _differences(points: pd.DataFrame, pairs: _Pairs, values: pd.DataFrame, draws: Resampling) -> list[pd.DataFrame]:
+    """Rows of pairs whose sides are columns of `values`, all over the same problems."""
+    numbers, labels = values.to_numpy(), values.columns.to_numpy()
+    means, replicates = numbers.mean(axis=0), numbers.T @ draws.weights.T
+    tables = []
+    for start in range(0, len(pairs.small), _CHUNK):
+        some = _Pairs(pairs.small[start : start + _CHUNK], pairs.big[start : start + _CHUNK])
+        small, big = (np.searchsorted(labels, side) for side in some)  # labels are in order: `_values` keeps that of the points
+        ends = estimators.quantiles(replicates[small] - replicates[big])
+        ends = estimators.agreeing(numbers[:, small] - numbers[:, big], ends, draws.num_clusters, _DIFFERENCE)
+        tables.append(_columns(points, some, (means[small], means[big]), ends).assign(num_problems=len(values)))
+    return tables
+
+
+def _values(points: pd.DataFrame, cells: dict[str, Cell], problems: pd.DataFrame) -> pd.DataFrame:
+    """Problems × points: each point's value for each of these problems; columns carry the points' row labels."""
+    columns = {}
+    rows_at = {c: pd.Index(cells[c].problems["problem_id"]).get_indexer(problems["problem_id"]) for c in points["cell_id"].unique()}
+    for label, cell_id, metric, k in zip(points.index, points["cell_id"], points["metric"], points["k"], strict=True):
+        columns[label] = cells[cell_id].estimates[rows_at[cell_id], cells[cell_id].points.index(Point(metric, k))]
+    return pd.DataFrame(columns)
+
+
+def _columns(points: pd.DataFrame, pairs: _Pairs, values: tuple[Floats, Floats], ends: Interval) -> pd.DataFrame:
+    small, big = (points.iloc[rows].reset_index(drop=True) for rows in pairs)
+    sides = [side[list(_SHOWN)].add_prefix(word) for side, word in ((small, "small_"), (big, "big_"))]
+    difference = np.round(values[0] - values[1], 12)
+    longer, more = small["thinking_budget"] > big["thinking_budget"], small["k"] > big["k"]
+    return pd.concat([small[["benchmark", "skill", "slice"]], *sides], axis=1).assign(
+        small_value=values[0],
+        big_value=values[1],
+        cost_ratio=small["cost_flops"] / big["cost_flops"],
+        difference=difference,
+        low=ends.low,
+        high=ends.high,
+        route_bought=np.select([longer & more, longer], ["both", "think longer"], "sample more"),
+        winner=np.select([ends.low > 0, ends.high < 0], ["smaller, thinking more", "bigger"], "no difference shown"),
+    )
+
+
+def claims(graded: pd.DataFrame, wanted: Sequence[Claim], draws: int = 2000, seed: int = 0) -> pd.DataFrame:
+    """The claims table (`schema.CLAIMS`): each claim's paired difference over the problems that both sides answered.
+
+    A claim whose side has no rows, or fewer samples than k, is `not shown`.
+    Raises: ClaimError where a side fits more than one cell.
+    """
+    if not wanted:
+        return typed(pd.DataFrame(columns=schema.CLAIMS.names), schema.CLAIMS)
+    cells, pools = measure(graded), Pools(draws, seed)
+    rows = []
+    for claim in wanted:
+        sides = [_side(cells, claim, ref) for ref in (claim.better, claim.worse)]
+        both = pd.concat(sides, axis=1, join="inner", keys=["better", "worse"]).sort_index()
+        values = both.xs("value", axis=1, level=1).to_numpy(dtype=np.float64)
+        low = high = np.nan
+        if len(both) and not np.isnan(values).any():
+            problems = pd.DataFrame({"problem_id": both.index, "cluster_id": both["better"]["cluster_id"].to_numpy()})
+            sample = _pool(pools, f"{claim.benchmark} {slice_name(claim.difficulty)}", problems)
+            (low,), (high,) = estimators.interval(values[:, :1] - values[:, 1:], sample, _DIFFERENCE)
+        better, worse = values.mean(axis=0) if len(both) else (np.nan, np.nan)
+        rows.append(
+            {
+                "claim": claim.name,
+                "benchmark": claim.benchmark,
+                "slice": slice_name(claim.difficulty),
+                "better": point_name(claim.better),
+                "worse": point_name(claim.worse),
+                "better_value": better,
+                "worse_value": worse,
+                "difference": better - worse,
+                "low": low,
+                "high": high,
+                "num_problems": len(both),
+                "verdict": "holds" if low > 0 else "refuted" if high < 0 else "not shown",
+            }
+        )
+    return typed(pd.DataFrame(rows), schema.CLAIMS)
+
+
+def point_name(ref: PointRef) -> str:
+    """`model budget=64 maj@16`."""
+    return f"{ref.model} budget={ref.thinking_budget} {ref.metric.replace('@k', f'@{ref.k}')}"
+
+
+def _side(cells: list[Cell], claim: Claim, ref: PointRef) -> pd.DataFrame:
+    """The side's value and cluster of each problem, by problem id; no rows where nothing was answered."""
+    wanted = {"benchmark": claim.benchmark, "model": ref.model, "thinking_budget": ref.thinking_budget}
+    found = [c for c in cells if all(c.facts[key] == value for key, value in wanted.items())]
+    if len(found) > 1:
+        names = ", ".join(f"{c.facts['cell_id']} (prompt {c.facts['prompt']}, {c.facts['sampling']})" for c in found)
+        raise ClaimError(f"claims.{claim.name}: {point_name(ref)} fits {len(found)} cells: {names}. Keep one prompt and sampling.")
+    if not found:
+        return pd.DataFrame({"value": np.zeros(0), "cluster_id": pd.Series([], dtype=str)}, index=pd.Index([], dtype=str))
+    (cell,) = found
+    point = Point(ref.metric, ref.k)
+    values = cell.estimates[:, cell.points.index(point)] if point in cell.points else np.full(len(cell.problems), np.nan)
+    side = pd.DataFrame({"value": values, "cluster_id": cell.problems["cluster_id"].to_numpy()}, index=cell.problems["problem_id"])
+    return side if claim.difficulty is None else side[cell.problems["difficulty"].to_numpy() == claim.difficulty]
+
+
+def headline(graded: pd.DataFrame, summary: pd.DataFrame, draws: int = 2000, seed: int = 0) -> pd.DataFrame:
+    """For each benchmark and route: the best smaller model's setting against the biggest model's single answer at its smallest budget.
+
+    Winner's curse: the best of many settings looks better on the problems that chose it than it is. So the problems (clusters) are split
+    in two halves by the seed; the setting is chosen on each half, the cheaper one where two are equal, and scored on the other half.
+    `difference` is the mean over all problems, each scored with the setting that the other half chose; its interval is over problems,
+    given the two choices. Settings that cost more than the reference are no candidates. Route `any` chooses among all of them.
+    """
+    cells = {c.facts["cell_id"]: c for c in measure(graded)}
+    pools = Pools(draws, seed)
+    rows: list[dict[str, Any]] = []
+    for benchmark, points in deployable(summary[summary["slice"] == "all"]).groupby("benchmark", sort=True):
+        points = points.reset_index(drop=True)
+        single = points[(points["k"] == 1) & (points["params"] == points["params"].max())]
+        reference = int(single.sort_values(["thinking_budget", "cost_flops"]).index[0])
+        pairs = _pairs(points)
+        candidates = points.loc[pairs.small[pairs.big == reference]]
+        longer, more = candidates["thinking_budget"] > points.loc[reference, "thinking_budget"], candidates["k"] > 1
+        for route, mine in (("think longer", ~more), ("sample more", ~longer), ("both", longer & more), ("any", longer | more)):
+            fits = candidates[mine].sort_values("cost_flops")
+            rows.append({"benchmark": benchmark, "route": route, **_crossfit(points.loc[[reference]], fits, cells, pools, seed)})
+    return pd.DataFrame(rows)
+
+
+def _crossfit(reference: pd.DataFrame, fits: pd.DataFrame, cells: dict[str, Cell], pools: Pools, seed: int) -> dict[str, Any]:
+    row: dict[str, Any] = {
+        **{"skill": reference["skill"].iloc[0], "big": _setting(reference), "big_value": reference["value"].iloc[0]},
+        **{"small": "", "small_value": np.nan},
+        **{"cost_ratio": np.nan, "difference": np.nan, "low": np.nan, "high": np.nan, "num_problems": 0, "winner": _NONE},
+    }
+    problems = cells[reference["cell_id"].iloc[0]].problems
+    for cell_id in fits["cell_id"].unique():
+        problems = problems[problems["problem_id"].isin(cells[cell_id].problems["problem_id"])]
+    clusters = problems["cluster_id"].unique()
+    if fits.empty or len(clusters) < 2:
+        return row
+    values = _values(fits, cells, problems)[fits.index].to_numpy()
+    big = _values(reference, cells, problems).to_numpy()[:, 0]
+    shuffled = np.random.default_rng([seed, 1]).permutation(np.sort(clusters.astype(str)))
+    half = problems["cluster_id"].isin(shuffled[: len(shuffled) // 2]).to_numpy()
+    chosen = [int(np.argmax(np.round(values[h].mean(axis=0), 12))) for h in (half, ~half)]
+    small = np.where(half, values[:, chosen[1]], values[:, chosen[0]])
+    sample = _pool(pools, f"{reference['benchmark'].iloc[0]} headline", problems)
+    (low,), (high,) = estimators.interval((small - big)[:, None], sample, _DIFFERENCE)
+    winner = "smaller, thinking more" if low > 0 else "bigger" if high < 0 else "no difference shown"
+    share = half.mean() * np.array([0, 1]) + (~half).mean() * np.array([1, 0])
+    ratio = float(fits["cost_flops"].to_numpy()[chosen] @ share / reference["cost_flops"].iloc[0])
+    names = " or\n".join(dict.fromkeys(_setting(fits.iloc[[c]]) for c in chosen))
+    row |= {"small": names, "small_value": small.mean(), "big_value": big.mean(), "cost_ratio": ratio}
+    return row | {"difference": (small - big).mean(), "low": low, "high": high, "num_problems": len(problems), "winner": winner}
+
+
+def _setting(point: pd.DataFrame) -> str:
+    ((model, budget, k),) = point[["model", "thinking_budget", "k"]].itertuples(index=False)
+    return f"{model} budget={budget}" + ("" if k == 1 else f" maj@{k}")
+
+
+def comparison_table(best: pd.DataFrame) -> Table:
+    """A short table of `headline`: a row per skill and route, or one per skill where that would be more than 12. Fits 100 columns."""
+    routes = best[best["route"] != "any"]
+    shown = routes if len(routes) <= HEADLINE_ROWS else best[best["route"] == "any"].head(HEADLINE_ROWS)
+    caption = (
+        "Only settings that cost at most as much as the bigger model (cost: share of its FLOPs per problem). Each was chosen on one half "
+        "of the problems and scored on the other, both ways (two settings: the halves chose differently). Difference in points, 95 % "
+        "interval paired by problem; 'not shown': it holds 0."
+    )
+    table = Table(title="A smaller model that thinks more, or a bigger one?", caption=caption, caption_justify="left", title_justify="left")
+    for name, justify in (("skill, route", "left"), ("model, setting", "left"), ("right", "right"), ("cost", "right")):
+        table.add_column(name, justify=justify)  # type: ignore[arg-type]
+    table.add_column("difference", justify="right")
+    table.add_column("winner")
+    for benchmark, rows in shown.groupby("benchmark", sort=True):
+        one = rows.iloc[0]
+        table.add_section()
+        table.add_row(f"[bold]{benchmark}", f"[bold]{one['big']}", f"[bold]{one['big_value']:.1%}", "[bold]1", "", "")
+        for row in rows.to_dict("records"):
+            numbers = ("", "", "")
+            if row["num_problems"]:
+                numbers = (f"{row['small_value']:.1%}", f"{row['cost_ratio']:.2f}", _points(row["difference"], row["low"], row["high"]))
+            table.add_row(f"  {row['route']}", row["small"] or "-", *numbers, _VERDICT[row["winner"]])
+    return table
+
+
+def _points(difference: float, low: float, high: float) -> str:
+    return f"{100 * difference:+.1f} [{100 * low:+.1f}, {100 * high:+.1f}]"

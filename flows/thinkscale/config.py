@@ -1,0 +1,300 @@
+"""Experiment files and the catalogue: what may be written in YAML, checked before anything is started.
+
+Why: a typo that costs a GPU-day, or a budget that a model cannot hold, must be one clear error at the door.
+What it does not do: no network, no GPU, no exit(), no change of anything it read; inside, everything is frozen.
+"""
+
+import hashlib
+import json
+import re
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+FLOWS = Path(__file__).resolve().parents[1]
+PROMPTS = FLOWS.parent / "prompts"
+CATALOGUE = FLOWS / "models.yaml"
+
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]  # a name becomes a file name: no slash, no leading dot
+Positive = Annotated[int, Field(gt=0)]
+Route = Literal["cut"]
+MetricName = Literal["pass@k", "maj@k", "unforced pass@k"]
+
+
+class ConfigError(ValueError):
+    """Something in a YAML file is wrong: says which file and key, what was found and what to do."""
+
+
+class Strict(BaseModel):
+    """Unknown keys are errors, values are never changed after reading."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, use_attribute_docstrings=True)
+
+
+class Shape(Strict):
+    """A decoder's dimensions, under the names of the field (see `cost` for what they cost)."""
+
+    hidden_size: Positive
+    num_layers: Positive
+    num_heads: Positive
+    num_kv_heads: Positive
+    head_dim: Positive
+    intermediate_size: Annotated[int, Field(ge=0)]
+    """Width of a dense MLP (0 where every layer is a mixture of experts)."""
+    vocab_size: Positive
+    tied: bool = False
+    """Input and output embeddings share one matrix."""
+    mlp_matrices: Literal[2, 3] = 3
+    """3 for gated MLPs (SwiGLU), 2 for plain ones (Pythia)."""
+    bias_parameters: Annotated[int, Field(ge=0)] = 0
+    """Parameters outside matrices and the usual norms, in all (biases, extra norms, attention sinks, positions)."""
+    norms_per_layer: Annotated[int, Field(ge=0)] = 2
+    """Vectors of `hidden_size` per layer that normalise."""
+    experts: Annotated[int, Field(ge=0)] = 0
+    experts_per_token: Annotated[int, Field(ge=0)] = 0
+    expert_size: Annotated[int, Field(ge=0)] = 0
+    """Width of one expert."""
+    expert_bias: Annotated[int, Field(ge=0)] = 0
+    """Bias parameters of one expert."""
+    sliding_window: Annotated[int, Field(ge=0)] = 0
+    """Context of the layers with sliding attention; 0 for none."""
+    sliding_layers: Annotated[int, Field(ge=0)] = 0
+    """How many layers have sliding attention."""
+
+
+class Thinking(Strict):
+    """Where thinking begins and ends, as text that the model's own tokenizer turns into ids."""
+
+    open: str = ""
+    """Put after the chat template (unless the template already ends with it)."""
+    close: str
+    """Put after the thinking; what follows is the answer."""
+    off: str | None = None
+    """Stands for open + close at budget 0 where a model's maker wants another text there."""
+    closes: bool = True
+    """The model writes the first token of `close` by itself; otherwise end of text ends its thinking."""
+
+
+class Sampling(Strict):
+    """How tokens are drawn. Part of a trace set's identity."""
+
+    temperature: Annotated[float, Field(ge=0)] = 1.0
+    top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
+    top_k: Annotated[int, Field(ge=-1)] = -1
+    """-1: no limit."""
+    min_p: Annotated[float, Field(ge=0, le=1)] = 0.0
+
+    def __str__(self) -> str:
+        return f"temperature={self.temperature:g},top_p={self.top_p:g},top_k={self.top_k},min_p={self.min_p:g}"
+
+
+class Model(Strict):
+    """One entry of the catalogue: where the weights are, how big they are, how the model thinks, what it needs."""
+
+    name: Name
+    family: str
+    source: str
+    """Folder (relative to `flows/` or absolute) or name on the model hub."""
+    revision: str | None = None
+    """Commit on the hub; None: not pinned, which the manifest records. A local folder is hashed instead."""
+    params: Positive
+    params_active: Positive
+    params_non_embedding: Positive
+    shape: Shape
+    context: Positive
+    """Longest prompt + completion in tokens."""
+    training_tokens: Positive | None = None
+    bits_per_byte: Annotated[float, Field(gt=0)] | None = None
+    """Held-out loss where it is known to us (the ladder)."""
+    thinking: Thinking
+    sampling: Sampling = Sampling()
+    """Recommended by the model's makers; an experiment may say otherwise."""
+    chat: bool = True
+    """The prompt goes through the chat template; otherwise it is plain text."""
+    template_kwargs: dict[str, Any] = {}
+    """Passed to the chat template."""
+    gpus: Positive = 1
+    """GPUs for one engine: its tensor parallel size."""
+    gpu_memory_gb: Annotated[float, Field(gt=0)] | None = None
+    """Memory that each of them should have."""
+    dtype: str = "auto"
+    """dtype on GPUs; on CPU float32 is used."""
+    reasoning_parser: str | None = None
+    engine_args: tuple[str, ...] = ()
+    """Further flags of the engine's command line."""
+
+
+class Gpu(Strict):
+    """One kind of GPU, for estimates of time only."""
+
+    tflops: Annotated[float, Field(gt=0)]
+    """Dense bf16 peak in TFLOP/s."""
+    bandwidth_tb: Annotated[float, Field(gt=0)]
+    """Memory bandwidth in TB/s."""
+    memory_gb: Annotated[float, Field(gt=0)]
+
+
+class HubBenchmark(Strict):
+    """A benchmark on the data hub, pinned."""
+
+    skill: str
+    source: str
+    """Name on the data hub, or a local folder (relative to `flows/` or absolute)."""
+    file: str
+    """Parquet or JSON-lines file of the wanted split, inside the source."""
+    revision: str | None = None
+    """Commit on the hub; None: not pinned, which the manifest records."""
+    problems: Positive
+    mean_prompt_tokens: Positive
+    """For estimates before the data are read."""
+    question: str = "question"
+    """Column of the question."""
+    answer: str = "answer"
+    """Column of the gold answer."""
+    answer_after: str | None = None
+    """The gold answer is what follows the last of these marks in its column (GSM8K: `####`)."""
+    grader: Literal["number", "exact", "choice"]
+    chance: Annotated[float, Field(ge=0, lt=1)] = 0.0
+
+
+class Catalogue(Strict):
+    """`models.yaml`: every model, hub benchmark and GPU that an experiment may name."""
+
+    models: dict[Name, Model]
+    benchmarks: dict[Name, HubBenchmark]
+    gpus: dict[Name, Gpu]
+
+
+class BenchmarkUse(Strict):
+    """How much of a benchmark an experiment uses."""
+
+    problems: Positive | None = None
+    """The first so many problems; None: all of a hub benchmark."""
+    prompt: Name | None = None
+    """Prompt for this benchmark; None: the experiment's."""
+
+
+class PointRef(Strict):
+    """One side of a claim."""
+
+    model: Name
+    thinking_budget: Annotated[int, Field(ge=0)]
+    metric: MetricName = "pass@k"
+    k: Positive = 1
+
+
+class Claim(Strict):
+    """A comparison named before the data are drawn: is `better` better than `worse` on the same problems?"""
+
+    name: str
+    benchmark: Name
+    difficulty: float | None = None
+    """Only the problems of this difficulty; None: all."""
+    better: PointRef
+    worse: PointRef
+
+
+class Engine(Strict):
+    """How engines are started and watched. Not part of any identity: it must not change what is drawn."""
+
+    command: tuple[str, ...] | None = None
+    """Starts vLLM's OpenAI server, flags are added; None: `python -m vllm.entrypoints.openai.api_server` of this environment."""
+    base_url: str | None = None
+    """A server that somebody else runs (its key in the variable THINKSCALE_API_KEY); nothing is started then."""
+    start_timeout: Annotated[float, Field(gt=0)] = 1800.0
+    """Seconds until the first real completion must have come back."""
+    stall_timeout: Annotated[float, Field(gt=0)] = 300.0
+    """Seconds without a new token, while requests wait, after which the engine counts as hung."""
+    request_timeout: Annotated[float, Field(gt=0)] = 3600.0
+    """Seconds for one request."""
+    max_restarts: Annotated[int, Field(ge=0)] = 2
+    """How often a hung or dead engine is started again."""
+    concurrency: Positive = 64
+    """Sequences in flight."""
+    prompts_per_request: Positive = 64
+    """Forced answers in one HTTP request (they are tiny: a request each costs more than its tokens)."""
+    seed: int = 0
+
+
+class Experiment(Strict):
+    """One YAML file: models × benchmarks × thinking budgets × samples."""
+
+    name: Name
+    """Also the name of the results folder."""
+    asks: str
+    """The question that this experiment answers."""
+    models: Annotated[tuple[Name, ...], Field(min_length=1)]
+    benchmarks: Annotated[dict[Name, BenchmarkUse], Field(min_length=1)]
+    prompt: Name = "question"
+    route: Route = "cut"
+    thinking_budgets: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)]
+    """Caps on thinking tokens; 0 is thinking off."""
+    num_samples: Positive
+    answer_tokens: Positive
+    """Cap on the answer, the same for every budget."""
+    sampling: Sampling | None = None
+    """None: what each model's makers recommend."""
+    problem_seed: int = 0
+    """Seed of generated problems."""
+    shard_problems: Positive = 50
+    """Problems per shard: a shard is what is lost when an engine dies."""
+    gpu: Name | None = None
+    """Kind of GPU for `--plan`'s estimate of hours."""
+    claims: tuple[Claim, ...] = ()
+    engine: Engine = Engine()
+
+
+@dataclass(frozen=True)
+class TraceSet:
+    """What is generated once: model × benchmark × prompt × route × sampling."""
+
+    model: Model
+    model_revision: str
+    """Commit on the hub, or hash of a local folder."""
+    benchmark: str
+    benchmark_identity: str
+    """What fixes the benchmark's content: generator version and seed, or hub revision."""
+    prompt: str
+    prompt_text: str
+    route: Route
+    sampling: Sampling
+    answer_tokens: int
+
+    @cached_property
+    def trace_set_id(self) -> str:
+        """16 hex digits of a hash of everything that fixes what is drawn (design: identity is a hash of content)."""
+        return digest(
+            {
+                "model": self.model.source,
+                "revision": self.model_revision,
+                "thinking": self.model.thinking.model_dump(),
+                "chat": self.model.chat,
+                "template_kwargs": self.model.template_kwargs,
+                "benchmark": self.benchmark,
+                "benchmark_identity": self.benchmark_identity,
+                "prompt_text": self.prompt_text,
+                "route": self.route,
+                "sampling": str(self.sampling),
+                "answer_tokens": self.answer_tokens,
+            }
+        )
+
+    def cell_id(self, thinking_budget: int) -> str:
+        """16 hex digits: trace set + budget."""
+        return digest({"trace_set": self.trace_set_id, "thinking_budget": thinking_budget})
+
+
+def digest(value: Any) -> str:
+    """First 16 hex digits of the SHA-256 of canonical JSON."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":")).encode()).hexdigest()[:16]
+
+
+_SAFE = re.compile(r"[^A-Za-z0-9._-]")
+
+
+def file_name(*parts: str) -> str:
+    """Parts joined as a file name; whatever is not a letter, digit, dot, dash or underscore becomes a dash."""
+    return "-".join(_SAFE.sub("-", p) for p in parts)

@@ -1,0 +1,83 @@
+"""What the flow files share at the command line: arguments, Prefect's settings, log lines.
+
+Why: `--plan` must answer in seconds, so arguments are read before Prefect is imported; and Prefect's own defaults (20 s for its local
+server to start, result files, telemetry) are set in one place. What it does not do: import prefect.
+"""
+
+import argparse
+import logging
+import os
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+from rich.console import Console
+
+from thinkscale.config import ConfigError
+from thinkscale.evaluate import start_first
+from thinkscale.plan import RESULTS, Study, open_study, plan, plan_table
+from thinkscale.serving import Running
+
+
+class Command(NamedTuple):
+    """What was asked for at the command line."""
+
+    experiment: str
+    results: str
+    engines: dict[str, Running]
+    """Engines that are starting already."""
+
+
+def command(about: str | None) -> Command:
+    """EXPERIMENT and --results of a flow file; exits with one line where the experiment is not what it should be."""
+    asked = _parser(about).parse_args()
+    _study(asked.experiment, asked.results)
+    log_to_terminal()
+    return Command(asked.experiment, str(asked.results), {})
+
+
+def sweep_command(about: str | None) -> Command:
+    """The same for `sweep.py`: prints the plan and exits with --plan, otherwise starts the first model's engine."""
+    parser = _parser(about)
+    parser.add_argument("--plan", action="store_true", help="print cells, samples on disk and owed, and what they will cost; start nothing")
+    asked = parser.parse_args()
+    study = _study(asked.experiment, asked.results)
+    if asked.plan:
+        Console(width=150).print(plan_table(study, plan(study)))
+        sys.exit()
+    log_to_terminal()
+    return Command(asked.experiment, str(asked.results), start_first(study))
+
+
+def _parser(about: str | None) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=about)
+    parser.add_argument("experiment", help="name of a shipped experiment (flows/experiments/) or path of a YAML file")
+    parser.add_argument("--results", type=Path, default=RESULTS, help="where results folders are (default: results/)")
+    return parser
+
+
+def _study(experiment: str, results: Path) -> Study:
+    try:
+        return open_study(experiment, results)
+    except ConfigError as e:
+        sys.exit(f"error: {e}")
+
+
+def settle_prefect() -> None:
+    """Settings that Prefect reads when it is imported; what the user set stays."""
+    defaults = {
+        "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "300",  # 20 s is too short for a first start on two busy cores
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        "PREFECT_LOGGING_EXTRA_LOGGERS": "thinkscale",  # library code logs without importing Prefect
+        "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",
+        "PREFECT_LOGGING_SERVER_LEVEL": "ERROR",
+        "DO_NOT_TRACK": "1",
+    }
+    for name, value in defaults.items():
+        os.environ.setdefault(name, value)
+
+
+def log_to_terminal() -> None:
+    """Progress lines of the library before Prefect takes over logging."""
+    logging.basicConfig(level=logging.WARNING, format="%(asctime)s  %(message)s", datefmt="%H:%M:%S")
+    logging.getLogger("thinkscale").setLevel(logging.INFO)

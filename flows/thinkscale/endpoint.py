@@ -1,0 +1,294 @@
+"""Talks to one vLLM server over HTTP: token ids in, token ids out, every count checked.
+
+Why: a server may drop samples, ignore a cap or die behind a 200; a number that was never counted is not a result. Failures come in kinds
+that call for different deeds: refused (the request is wrong), failed (try again later), invalid (the server breaks its word), engine gone.
+What it does not do: no start or stop of engines (`serving`), no idea of thinking or answers (`thinking`), no tokenizer of its own.
+"""
+
+import asyncio
+import json
+import random
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Any, NamedTuple, Self
+
+import httpx
+
+from thinkscale.config import Sampling
+
+RETRYABLE = (408, 425, 429, 500, 502, 503, 504)
+KEEPALIVE = 3.0  # seconds; the server closes idle connections after 5, and a request that meets the closing is lost
+LOCAL = ("127.0.0.1", "localhost", "[::1]")
+
+
+class EngineFailure(RuntimeError):
+    """The engine is of no more use; whatever it had not answered is still owed."""
+
+
+class EngineNotStarted(EngineFailure):
+    """No real completion came back in time, or the process ended before."""
+
+
+class EngineDied(EngineFailure):
+    """The process ended while it was needed."""
+
+
+class EngineHung(EngineFailure):
+    """Requests waited and no token came; the process group was killed."""
+
+
+class RequestRefused(RuntimeError):
+    """The server says the request is wrong (400, 401, 404, 422): sending it again is no use."""
+
+
+class RequestFailed(RuntimeError):
+    """Failed as often as we were willing to try; the work is owed."""
+
+
+class ResponseInvalid(RuntimeError):
+    """An answer that contradicts itself or the request: counts that do not add up, a cap that was ignored. Never data."""
+
+
+class Vitals:
+    """What the client and the watch of `serving` tell each other about one engine."""
+
+    def __init__(self, *, owned: bool) -> None:
+        self.owned = owned  # we started it and hear of its end
+        self.failure: EngineFailure | None = None
+        self.in_flight = 0
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """A server that answered a real completion."""
+
+    base_url: str
+    """Without /v1."""
+    api_key: str = field(repr=False)
+    model: str
+    """Name under which the server serves it."""
+    engine: str
+    """Fingerprint: distribution, version, dtype, device."""
+    log: Path | None
+    """What the engine printed; None for a server that somebody else runs."""
+    seeds: bool
+    """A seed per request is allowed: on CPU it kills the engine."""
+    vitals: Vitals = field(repr=False, compare=False)
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """HTTP headers that carry the key."""
+        return {"Authorization": f"Bearer {self.api_key}"} if self.api_key else {}
+
+    @property
+    def local(self) -> bool:
+        """On this machine: then no proxy of the environment is asked."""
+        return httpx.URL(self.base_url).host in LOCAL
+
+
+class Choice(NamedTuple):
+    """One completion."""
+
+    prompt_index: int
+    token_ids: tuple[int, ...]
+    """Everything that was generated, a stop token included."""
+    text: str
+    """The same as text, special tokens spelled out; without the token that stopped it."""
+    finish_reason: str
+    """stop or length."""
+    stop_reason: int | str | None
+    """The stop token id that ended it; None for the model's own end of text, and for length."""
+
+
+class Client:
+    """Asks one endpoint; `async with Client(endpoint) as client`. Bound the number of calls in flight outside."""
+
+    def __init__(self, endpoint: Endpoint, *, request_timeout: float = 3600.0, attempts: int = 6, backoff: float = 0.5) -> None:
+        self.endpoint = endpoint
+        self.request_timeout = request_timeout
+        self.attempts = attempts
+        self.backoff = backoff
+        limits = httpx.Limits(max_connections=None, max_keepalive_connections=None, keepalive_expiry=KEEPALIVE)
+        timeout = httpx.Timeout(None, connect=30.0)  # the rest is bounded as a whole in _attempt
+        self._http = httpx.AsyncClient(
+            base_url=endpoint.base_url, headers=endpoint.headers, limits=limits, timeout=timeout, trust_env=not endpoint.local
+        )
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        await self._http.aclose()
+
+    async def tokenize(
+        self,
+        text: str | Sequence[dict[str, str]],
+        *,
+        add_generation_prompt: bool = True,
+        template_kwargs: dict[str, Any] | None = None,
+        add_special_tokens: bool = False,
+    ) -> list[int]:
+        """Token ids of plain text, or of messages through the chat template (which brings its own special tokens)."""
+        body: dict[str, Any] = {"model": self.endpoint.model, "add_special_tokens": add_special_tokens}
+        if isinstance(text, str):
+            body["prompt"] = text
+        else:
+            body |= {"messages": list(text), "add_generation_prompt": add_generation_prompt, "chat_template_kwargs": template_kwargs or {}}
+        answer = await self._post("/tokenize", body)
+        return [int(token) for token in answer["tokens"]]
+
+    async def detokenize(self, token_ids: Sequence[int]) -> str:
+        """Text of token ids, special tokens spelled out."""
+        answer = await self._post("/detokenize", {"model": self.endpoint.model, "tokens": list(token_ids)})
+        return str(answer["prompt"])
+
+    async def complete(
+        self,
+        prompts: Sequence[Sequence[int]],
+        n: int,
+        max_tokens: int,
+        sampling: Sampling,
+        stop_token_ids: Sequence[int] = (),
+        seed: int | None = None,
+    ) -> list[Choice]:
+        """Draw n completions of every prompt in one request, in the order of the prompts.
+
+        Raises: RequestRefused, RequestFailed, ResponseInvalid, EngineDied, EngineHung.
+        """
+        if seed is not None and not self.endpoint.seeds:
+            raise ValueError("a seed per request kills vLLM's CPU engine: pass none where endpoint.seeds is False")
+        body = {
+            "model": self.endpoint.model,
+            "prompt": [list(prompt) for prompt in prompts],
+            "n": n,
+            "max_tokens": max_tokens,
+            **sampling.model_dump(),
+            "stop_token_ids": list(stop_token_ids),
+            "return_token_ids": True,
+            "skip_special_tokens": False,
+            "spaces_between_special_tokens": False,
+        }
+        answer = await self._post("/v1/completions", body if seed is None else {**body, "seed": seed})
+        return check_choices(answer, prompts, n, max_tokens)
+
+    async def metrics(self) -> dict[str, float]:
+        """Counters and gauges of the engine now, see `parse_metrics`."""
+        response = await self._http.get("/metrics", timeout=10.0)
+        response.raise_for_status()
+        return parse_metrics(response.text)
+
+    async def _post(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
+        problem = ""
+        for attempt in range(self.attempts):
+            self._raise_if_gone()
+            outcome = await self._attempt(path, body)
+            if isinstance(outcome, dict):
+                return outcome
+            problem, wait = outcome
+            if attempt < self.attempts - 1:
+                await asyncio.sleep(max(wait, self.backoff * 2**attempt * random.uniform(0.5, 1.5)))
+        self._raise_if_gone()
+        raise RequestFailed(f"{path} of {self.endpoint.base_url} failed {self.attempts} times, at last: {problem}")
+
+    async def _attempt(self, path: str, body: dict[str, Any]) -> dict[str, Any] | tuple[str, float]:
+        """The answer, or what went wrong and for how many seconds the server wants to be left alone."""
+        vitals = self.endpoint.vitals
+        vitals.in_flight += 1
+        try:
+            async with asyncio.timeout(self.request_timeout):
+                response = await self._http.post(path, json=body)
+        except TimeoutError:
+            return f"no answer within {self.request_timeout:g} s", 0.0
+        except httpx.TransportError as e:
+            # of an engine of ours, a port that nobody listens on says that it is gone; its supervisor may need a moment to tell us
+            await self._hear_of_death(20.0 if isinstance(e, httpx.ConnectError) else 0.4)
+            return f"{type(e).__name__}: {e}", 0.0
+        finally:
+            vitals.in_flight -= 1
+        if response.status_code in RETRYABLE:
+            after = response.headers.get("Retry-After", "")
+            return f"HTTP {response.status_code}: {_message(response)}", min(60.0, float(after)) if after.isdigit() else 0.0
+        if response.status_code != 200:
+            raise RequestRefused(f"{path}: HTTP {response.status_code}: {_message(response)}")
+        try:
+            answer = response.json()
+        except json.JSONDecodeError as e:
+            return f"not valid JSON: {e}", 0.0
+        return answer if isinstance(answer, dict) else (f"not a JSON object: {response.text[:200]}", 0.0)
+
+    async def _hear_of_death(self, seconds: float) -> None:
+        loop = asyncio.get_running_loop()
+        end = loop.time() + seconds
+        while self.endpoint.vitals.owned and self.endpoint.vitals.failure is None and loop.time() < end:
+            await asyncio.sleep(0.05)
+        self._raise_if_gone()
+
+    def _raise_if_gone(self) -> None:
+        failure = self.endpoint.vitals.failure
+        if failure is not None:
+            raise type(failure)(str(failure))  # a fresh one: many requests raise it, each with its own traceback
+
+
+def check_choices(answer: dict[str, Any], prompts: Sequence[Sequence[int]], n: int, max_tokens: int) -> list[Choice]:
+    """The choices of a completion response, in order, if everything about them adds up. Raises ResponseInvalid."""
+    try:
+        raw = sorted(answer["choices"], key=lambda choice: int(choice["index"]))
+        if [choice["index"] for choice in raw] != list(range(len(prompts) * n)):
+            raise ResponseInvalid(
+                f"asked for {len(prompts)} prompts × {n} choices, got {len(raw)} with indices {[c['index'] for c in raw][:20]}"
+            )
+        for choice in raw:
+            echoed = choice.get("prompt_token_ids")
+            if echoed is not None and echoed != list(prompts[choice["index"] // n]):
+                raise ResponseInvalid(f"choice {choice['index']} answers another prompt than the one it was asked")
+        choices = [Choice(c["index"] // n, tuple(c["token_ids"]), c["text"], c["finish_reason"], c.get("stop_reason")) for c in raw]
+        counted = int(answer["usage"]["completion_tokens"])
+    except (KeyError, TypeError, ValueError) as e:
+        raise ResponseInvalid(f"a completion response lacks or garbles a field: {type(e).__name__}: {e}") from e
+    for index, choice in enumerate(choices):
+        if not choice.token_ids:
+            raise ResponseInvalid(f"choice {index} is empty")
+        if len(choice.token_ids) > max_tokens:
+            raise ResponseInvalid(
+                f"choice {index} has {len(choice.token_ids)} tokens, the cap was {max_tokens}: the server ignores its cap"
+            )
+        if choice.finish_reason == "length" and len(choice.token_ids) < max_tokens:
+            raise ResponseInvalid(  # vLLM lowers max_tokens to what the context holds and says nothing
+                f"choice {index} was cut after {len(choice.token_ids)} tokens, the cap was {max_tokens}: the prompt of "
+                f"{len(prompts[choice.prompt_index])} tokens leaves no more room in the server's context"
+            )
+        if choice.finish_reason not in ("stop", "length"):
+            raise ResponseInvalid(f"choice {index} ended with '{choice.finish_reason}'")
+    found = sum(len(choice.token_ids) for choice in choices)
+    if found != counted:
+        raise ResponseInvalid(f"the choices hold {found} tokens, the server's usage says {counted}")
+    return choices
+
+
+_METRIC = re.compile(r"^vllm:(?P<name>\w+?)(?:_total)?(?:\{[^}]*\})? (?P<value>[-+0-9.eE]+)$", re.MULTILINE)
+
+
+def parse_metrics(text: str) -> dict[str, float]:
+    """Prometheus text -> name without `vllm:` and `_total` -> value, summed over labels; histograms are left out.
+
+    Among them: generation_tokens, prompt_tokens, num_requests_running, num_requests_waiting, num_preemptions,
+    prefix_cache_queries, prefix_cache_hits.
+    """
+    found: dict[str, float] = {}
+    for match in _METRIC.finditer(text):
+        name = match["name"]
+        if not name.endswith(("_bucket", "_sum", "_count", "_created")):
+            found[name] = found.get(name, 0.0) + float(match["value"])
+    return found
+
+
+def _message(response: httpx.Response) -> str:
+    """The server's own words, from the JSON that OpenAI's protocol puts them in, or the first of the text."""
+    try:
+        answer = response.json()
+        return str(answer["error"]["message"] if "error" in answer else answer["message"])
+    except (json.JSONDecodeError, KeyError, TypeError):
+        return response.text[:300].strip()

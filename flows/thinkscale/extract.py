@@ -1,0 +1,180 @@
+r"""Where the final answer stands in an answer's text, and numbers read exactly.
+
+Why: most wrong curves are wrong extraction. An answer is looked for in this order: a first line that is nothing but an answer (what follows
+our own cue, and a base model that then rambles); the last marked one (`\boxed{}`, `####`, "the answer is", "Answer:", "A:"), whose clause
+ends with the line or sentence; for numbers the last one anywhere. In a text that ran into its cap only the first two count, and only if
+their clause was closed: "12" may have become 125. What cannot be read for certain ("1,6", 3:30) is no number: abstaining beats guessing.
+What it does not do: algebra, or compare with a gold answer (see `grading`).
+"""
+
+import re
+from collections.abc import Iterator
+from fractions import Fraction
+from functools import lru_cache
+from typing import NamedTuple
+
+MAX_ANSWER = 1000
+"""Characters of an extracted answer; a longer one is not graded (no answer of a benchmark comes near)."""
+MAX_TEXT = 20_000
+"""Characters from the end in which markers and last numbers are looked for: bounds the time that a babbling answer can take."""
+MAX_MARKERS = 20
+"""Markers tried, from the last one backwards."""
+
+
+class Found(NamedTuple):
+    """An extracted answer as written and its canonical key."""
+
+    text: str
+    key: str
+
+
+class Clause(NamedTuple):
+    """What stands after a marker."""
+
+    text: str
+    closed: bool
+    """It ends before the text does: a cap cannot have cut it."""
+
+
+LOOKALIKES = {c: chr(c - 0xFEE0) for c in range(0xFF01, 0xFF5F)}  # full-width forms; NFKC would also flatten 10² to 102
+LOOKALIKES |= {ord(c): "-" for c in "\u2212\u2010\u2011\u2012\u2013\ufe63"} | {ord(c): " " for c in "\u00a0\u2007\u2009\u202f\u3000"}
+_MARKER = re.compile(
+    r"\\(?:boxed|fbox)\s*(?P<brace>\{)|\#{4}\s*(?=[^\sA-Za-z\#])|\banswer\b[^.\n0-9]{0,60}?(?:\bis\b|\bare\b|[:=])|^[ \t*]*A[ \t]*:",
+    re.IGNORECASE | re.MULTILINE,
+)
+_DECORATION = re.compile(r"[\s*_`\"'\u201c\u201d]*")
+_BRACE = re.compile(r"[{}]")
+_CLAUSE_END = re.compile(r"\n|[.!?](?=\s)")
+
+
+def clauses(text: str) -> Iterator[Clause]:
+    """What stands after markers, the last one first."""
+    text = text[-MAX_TEXT:]
+    for marker in list(_MARKER.finditer(text))[: -MAX_MARKERS - 1 : -1]:
+        if marker["brace"]:
+            yield _braced(text, marker.end())
+            continue
+        start = _decoration_end(text, marker.end())
+        end = _CLAUSE_END.search(text, start)
+        yield Clause(text[start : end.start() if end else len(text)], end is not None)
+
+
+def _braced(text: str, start: int) -> Clause:
+    """From after an opening brace to its closing one."""
+    depth = 1
+    for brace in _BRACE.finditer(text, start):
+        depth += 1 if brace[0] == "{" else -1
+        if depth == 0:
+            return Clause(text[start : brace.start()], True)
+    return Clause(text[start:], False)
+
+
+def _decoration_end(text: str, start: int) -> int:
+    match = _DECORATION.match(text, start)
+    return match.end() if match else start
+
+
+def first_line(text: str) -> Clause:
+    """First line with anything on it."""
+    start = _decoration_end(text, 0)
+    line, newline, _ = text[start:].partition("\n")
+    return Clause(line, bool(newline))
+
+
+_DIGITS = r"(?:\d{1,3}(?:,\d{3}(?!\d))++|\d{1,3}(?:[ ]\d{3}(?!\d))++|\d++)(?:\.\d++)?|\.\d++"
+_NUMBER = re.compile(
+    rf"""(?<![A-Za-z_0-9^])(?<!\d[,.:/])(?<!\^\{{)            # not inside a word, another number, or an exponent
+    (?P<sign>(?<![)\]}}])[-+])?(?P<digits>{_DIGITS})
+    (?:[eE](?P<exp>[-+]?\d{{1,6}})|[ ]?(?:\\times|\u00d7|\*|x)[ ]?10\^\{{?(?P<power>[-+]?\d{{1,6}})\}}?)?
+    (?:[ ](?P<part>\d{{1,6}})/(?P<whole>\d{{1,6}})|[ ]?/[ ]?(?P<den>\d++))?
+    (?![,.:/]?\d)(?![eE][-+]?\d)(?![ ]?\^)                     # nor cut out of a date, a time, a list, a power""",
+    re.VERBOSE | re.ASCII,
+)
+_BARE = re.compile(rf"\$?\s?[-+]?\s?\$?(?:{_DIGITS})(?:\s?/\s?\d+)?[\s.%$*]*", re.ASCII)
+_LATEX = [
+    (re.compile(pattern), replacement)
+    for pattern, replacement in (
+        (r"\\(?:text|textbf|mathrm|mathbf|mbox)\s*\{([^{}]*)\}", r" \1 "),
+        (r"(?<=\d)\s*\\[dtc]?frac", r" \\frac"),  # 2\frac{3}{4} is a mixed number
+        (r"\\[dtc]?frac\s*\{([^{}]*)\}\s*\{([^{}]*)\}", r"\1/\2"),
+        (r"\\[dtc]?frac\s*(\d)\s*(\d)", r"\1/\2"),
+        (r"\^\s*\{?\s*\\circ\s*\}?", ""),
+        (r"\\[,!]", ""),
+        (r"\\([$%#&])", r"\1"),
+        (r"\\(?:[;:> ()\[\]]|left|right|displaystyle|approx|q?quad)", " "),
+    )
+]
+_SIGNED_MONEY = re.compile(r"-\s*[$£€¥]\s*")
+_MONEY = re.compile(r"[$£€¥]")
+
+
+def _plain(text: str) -> str:
+    """LaTeX, markdown and currency signs reduced to what a number is read from."""
+    if "\\" in text:
+        for pattern, replacement in _LATEX:
+            text = pattern.sub(replacement, text)
+    text = text.replace("{,}", ",").replace("**", "").replace("`", "").replace("°", "")
+    return _MONEY.sub(" ", _SIGNED_MONEY.sub("-", text))
+
+
+@lru_cache(maxsize=4096)
+def number_in(text: str, truncated: bool) -> Found | None:
+    """The number that an answer's text gives as final, None where there is none; `truncated`: only a complete one counts."""
+    text = text.translate(LOOKALIKES)
+    line = first_line(text)
+    if _BARE.fullmatch(line.text) and (line.closed or not truncated):
+        return next(_numbers(line.text), None)
+    for clause in clauses(text):
+        if clause.closed or not truncated:
+            last_side = re.split(r"[=≈]", clause.text)[-1]
+            found = next(_numbers(last_side), None) or next(_numbers(clause.text), None)
+            if found:
+                return found
+    return None if truncated else next(_numbers(text[-MAX_TEXT:], backwards=True), None)
+
+
+def _numbers(text: str, backwards: bool = False) -> Iterator[Found]:
+    matches = list(_NUMBER.finditer(_plain(text)))
+    for match in reversed(matches) if backwards else matches:
+        key = _number_key(match)
+        if key is not None:
+            yield Found(match[0].strip(), key)
+
+
+def _number_key(match: re.Match[str]) -> str | None:
+    """Canonical text: `-1.25`, `1/3`; exact, from strings, so that a million digits cost nothing; None for x/0."""
+    whole, _, fraction = match["digits"].replace(",", "").replace(" ", "").partition(".")
+    exponent = int(match["exp"] or match["power"] or 0) - len(fraction)
+    mantissa = (whole + fraction).lstrip("0") or "0"
+    sign = "-" if match["sign"] == "-" and mantissa != "0" else ""
+    if len(match[0]) > MAX_ANSWER or len(mantissa) + abs(exponent) > MAX_ANSWER:
+        if match["part"] or match["den"]:
+            return None
+        short = mantissa.rstrip("0") or "0"
+        return f"{sign}{short}e{exponent + len(mantissa) - len(short)}"
+    if not (exponent or match["part"] or match["den"]):
+        return sign + mantissa
+    value = Fraction(int(mantissa)) * Fraction(10) ** exponent
+    if match["part"]:
+        if int(match["whole"]) == 0:
+            return None
+        value += Fraction(int(match["part"]), int(match["whole"]))
+    if match["den"]:
+        if int(match["den"]) == 0:
+            return None
+        value /= int(match["den"])
+    return ("-" if sign and value else "") + _decimal(value)
+
+
+def _decimal(value: Fraction) -> str:
+    """A fraction as finite decimal where it has one, otherwise as p/q."""
+    rest, places = value.denominator, 0
+    for prime in (2, 5):
+        count = 0
+        while rest % prime == 0:
+            rest, count = rest // prime, count + 1
+        places = max(places, count)
+    if rest != 1:
+        return f"{value.numerator}/{value.denominator}"
+    digits = str(value.numerator * 10**places // value.denominator).rjust(places + 1, "0")
+    return digits if places == 0 else f"{digits[:-places]}.{digits[-places:]}"

@@ -1,0 +1,229 @@
+"""Reads experiment files and the catalogue, and checks them against each other before anything is started.
+
+Why: a typo that costs a GPU-day, or a budget that a model cannot hold, must be one clear error at the door: file, key, what was found, and
+the nearest valid name. What it does not do: no network, no GPU, no exit(), no change of anything it read.
+"""
+
+import difflib
+import hashlib
+import json
+import re
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import ValidationError
+
+from thinkscale.config import CATALOGUE, FLOWS, PROMPTS, Catalogue, ConfigError, Experiment, Model, Strict
+
+T = TypeVar("T", bound=Strict)
+
+
+def nearest(found: str, valid: Any) -> str:
+    """' Did you mean ...?' where a valid name is close to what was found, otherwise the list of valid names."""
+    names = sorted(str(v) for v in valid)
+    close = difflib.get_close_matches(found, names, n=1, cutoff=0.5)
+    return f" Did you mean '{close[0]}'?" if close else f" Valid: {', '.join(names)}."
+
+
+def load_catalogue(path: Path = CATALOGUE) -> Catalogue:
+    """Read `models.yaml`. Raises ConfigError."""
+    raw = _read_yaml(path)
+    for section in ("models",):
+        if isinstance(raw.get(section), dict):
+            raw = {**raw, section: {k: {"name": k, **v} if isinstance(v, dict) else v for k, v in raw[section].items()}}
+    return _validate(Catalogue, raw, path)
+
+
+def experiment_path(experiment: str) -> Path:
+    """Path of a shipped experiment's YAML by name, or of a file by path. Raises ConfigError naming the nearest shipped name."""
+    path = Path(experiment)
+    if path.suffix in (".yaml", ".yml"):
+        if path.is_file():
+            return path
+        raise ConfigError(f"no file '{experiment}'. Give a path that exists or the name of a shipped experiment.")
+    shipped = {p.stem: p for p in (FLOWS / "experiments").glob("*.yaml")}
+    if experiment in shipped:
+        return shipped[experiment]
+    raise ConfigError(f"no experiment '{experiment}' in flows/experiments.{nearest(experiment, shipped)}")
+
+
+def load_experiment(experiment: str, catalogue: Catalogue, benchmarks: dict[str, int | None]) -> Experiment:
+    """Read and check one experiment.
+
+    Args:
+        experiment: shipped name or path.
+        catalogue: what it may name.
+        benchmarks: every benchmark name -> its number of problems (None: as many as asked for).
+    Raises: ConfigError, one for the first thing that is wrong.
+    """
+    path = experiment_path(experiment)
+    config = _validate(Experiment, _read_yaml(path), path)
+    _check_names(config, catalogue, benchmarks, path)
+    _check_sizes(config, catalogue, benchmarks, path)
+    return config
+
+
+def prompt_text(prompt: str) -> str:
+    """Text of a prompt file. Raises ConfigError."""
+    path = PROMPTS / f"{prompt}.jinja"
+    if not path.is_file():
+        raise ConfigError(f"no prompt '{prompt}' in prompts/.{nearest(prompt, (p.stem for p in PROMPTS.glob('*.jinja')))}")
+    return path.read_text()
+
+
+def model_revision(model: Model) -> str:
+    """Commit on the hub or, for a local folder, a hash of its files. Raises ConfigError where a local folder lacks its weights."""
+    folder = FLOWS / model.source
+    if not folder.is_dir():
+        if model.source.startswith((".", "/", "ladder/")):
+            raise ConfigError(
+                f"models.yaml: {model.name}: no folder '{model.source}'. Train it (python flows/train_ladder.py) or fix `source`."
+            )
+        return model.revision or "unpinned"
+    if not (folder / "config.json").is_file():
+        raise ConfigError(
+            f"models.yaml: {model.name}: '{model.source}' has no config.json. Train it (python flows/train_ladder.py) or fix `source`."
+        )
+    hasher = hashlib.sha256()
+    for file in sorted(p for p in folder.iterdir() if p.suffix in (".json", ".safetensors", ".jinja", ".model")):
+        hasher.update(f"{file.name}:{file.stat().st_size}:".encode())
+        with file.open("rb") as f:  # of a big file its beginning: a safetensors header names every tensor, then weights follow
+            hasher.update(f.read(16 * 2**20))
+    return hasher.hexdigest()[:16]
+
+
+def source_path(model: Model) -> str:
+    """What the engine is given as --model: an absolute folder, or the hub name."""
+    folder = FLOWS / model.source
+    return str(folder) if folder.is_dir() else model.source
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        raw = yaml.load(path.read_text(), Loader=_UniqueKeys)
+    except yaml.YAMLError as e:
+        raise ConfigError(f"{path.name}: not valid YAML: {' '.join(str(e).split())}") from e
+    if not isinstance(raw, dict):
+        raise ConfigError(f"{path.name}: expected keys and values, found {type(raw).__name__}.")
+    return raw
+
+
+class _UniqueKeys(yaml.SafeLoader):
+    """YAML lets a second key replace the first in silence: here it is an error."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)
+            if key in seen:
+                raise yaml.constructor.ConstructorError(None, None, f"key '{key}' is given twice", key_node.start_mark)
+            seen.add(key)
+        return super().construct_mapping(node, deep)
+
+
+# YAML 1.1 reads the words on, off, yes and no as truth values, also as keys (`off:` of Thinking): as in YAML 1.2, only true and false are
+_UniqueKeys.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:bool"]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_UniqueKeys.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile(r"^(?:true|True|TRUE|false|False|FALSE)$"), list("tTfF"))
+
+
+def _validate(cls: type[T], raw: dict[str, Any], path: Path) -> T:
+    """Pydantic's first error as one sentence in our words."""
+    try:
+        # JSON mode: YAML has lists where we want tuples, and 1 where we want 1.0; both are what the user meant
+        return cls.model_validate_json(json.dumps(raw))
+    except (ValidationError, TypeError) as e:
+        if isinstance(e, TypeError):
+            raise ConfigError(f"{path.name}: a value that is neither text, number, truth value, list nor mapping: {e}") from e
+        error = e.errors()[0]
+        where = ".".join(str(part) for part in error["loc"])
+        if error["type"] == "extra_forbidden":
+            raise ConfigError(
+                f"{path.name}: unknown key '{where}'.{nearest(str(error['loc'][-1]), _keys_at(cls, error['loc'][:-1]))}"
+            ) from e
+        found = "" if error["type"] == "missing" else f", found {error['input']!r}"
+        raise ConfigError(f"{path.name}: {where}: {error['msg']}{found}.") from e
+
+
+def _keys_at(cls: type[Strict], loc: tuple[int | str, ...]) -> list[str]:
+    """Names of the fields of the model that stands at `loc`."""
+    current: Any = cls
+    for part in loc:
+        annotation = (
+            current.model_fields[part].annotation
+            if isinstance(current, type) and issubclass(current, Strict) and part in current.model_fields
+            else current
+        )
+        current = next((c for c in _classes(annotation)), current)
+    return list(current.model_fields) if isinstance(current, type) and issubclass(current, Strict) else []
+
+
+def _classes(annotation: Any) -> list[type[Strict]]:
+    """Strict classes anywhere inside an annotation."""
+    if isinstance(annotation, type) and issubclass(annotation, Strict):
+        return [annotation]
+    return [c for arg in getattr(annotation, "__args__", ()) for c in _classes(arg)]
+
+
+def _check_names(config: Experiment, catalogue: Catalogue, benchmarks: dict[str, int | None], path: Path) -> None:
+    def known(key: str, found: str, valid: Any, what: str) -> None:
+        if found not in valid:
+            raise ConfigError(f"{path.name}: {key}: unknown {what} '{found}'.{nearest(found, valid)}")
+
+    prompts = [p.stem for p in PROMPTS.glob("*.jinja")]
+    for model in config.models:
+        known("models", model, catalogue.models, "model")
+    for benchmark, use in config.benchmarks.items():
+        known("benchmarks", benchmark, benchmarks, "benchmark")
+        known(f"benchmarks.{benchmark}.prompt", use.prompt or config.prompt, prompts, "prompt")
+    if config.gpu is not None:
+        known("gpu", config.gpu, catalogue.gpus, "GPU")
+    for claim in config.claims:
+        known(f"claims.{claim.name}.benchmark", claim.benchmark, config.benchmarks, "benchmark of this experiment")
+        for side, ref in (("better", claim.better), ("worse", claim.worse)):
+            key = f"claims.{claim.name}.{side}"
+            known(f"{key}.model", ref.model, config.models, "model of this experiment")
+            known(
+                f"{key}.thinking_budget", str(ref.thinking_budget), [str(b) for b in config.thinking_budgets], "budget of this experiment"
+            )
+            if ref.k > config.num_samples:
+                raise ConfigError(f"{path.name}: {key}.k: {ref.k} is more than num_samples = {config.num_samples}.")
+            if ref.k & (ref.k - 1) and ref.k != config.num_samples:
+                raise ConfigError(
+                    f"{path.name}: {key}.k: found {ref.k}; k is computed for powers of two and num_samples = {config.num_samples}."
+                )
+
+
+def _check_sizes(config: Experiment, catalogue: Catalogue, benchmarks: dict[str, int | None], path: Path) -> None:
+    for key, values in (
+        ("models", config.models),
+        ("thinking_budgets", config.thinking_budgets),
+        ("claims", tuple(c.name for c in config.claims)),
+    ):
+        double = [v for v in values if values.count(v) > 1]
+        if double:
+            raise ConfigError(f"{path.name}: {key}: '{double[0]}' is given twice.")
+    for benchmark, use in config.benchmarks.items():
+        size = benchmarks[benchmark]
+        if size is None and use.problems is None:
+            raise ConfigError(f"{path.name}: benchmarks.{benchmark}.problems: missing; {benchmark} is generated without end, say how many.")
+        if size is not None and use.problems is not None and use.problems > size:
+            raise ConfigError(f"{path.name}: benchmarks.{benchmark}.problems: found {use.problems}, {benchmark} has {size}.")
+    largest = max(config.thinking_budgets)
+    for name in config.models:
+        model = catalogue.models[name]
+        prompt = max((catalogue.benchmarks[b].mean_prompt_tokens for b in config.benchmarks if b in catalogue.benchmarks), default=1)
+        if largest + config.answer_tokens + prompt >= model.context:
+            raise ConfigError(
+                f"{path.name}: thinking_budgets: {largest} + {config.answer_tokens} answer tokens + a prompt of {prompt} do not fit the "
+                f"context of {name}, {model.context} tokens. "
+                f"Lower the largest budget to {max(0, model.context - config.answer_tokens - prompt - 1)} or less."
+            )
+    if config.sampling is not None and config.sampling.temperature == 0 and config.num_samples > 1:
+        raise ConfigError(
+            f"{path.name}: num_samples: found {config.num_samples} with temperature 0: greedy samples are all the same. "
+            "Use 1, or a temperature above 0."
+        )

@@ -1,0 +1,186 @@
+"""The two figures: accuracy against FLOPs per problem, and accuracy against model size.
+
+Why: which route buys accuracy is read off one picture: along a line the same model thinks longer or samples more, across lines it grows.
+What it does not do: compute anything; every value, interval and flag is the summary's. Uses no display (Agg).
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("Agg")
+
+import pandas as pd
+from matplotlib import pyplot as plt
+from matplotlib.axes import Axes
+from matplotlib.colors import Normalize
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import PercentFormatter
+
+from thinkscale.summarize import deployable
+
+_COLUMNS = {1: 1, 2: 2, 4: 2}  # of panels; 3 for all other numbers
+_PANEL, _LONE_PANEL = (4.3, 3.5), (6.4, 4.4)  # inches
+_GREY = "0.55"
+_LINE = ["model", "prompt", "route", "sampling"]
+_DASHED, _DOTTED = (0, (4, 2)), (0, (1, 1.5))
+_STYLE: Any = {
+    "font.size": 9,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.color": "0.92",
+    "grid.linewidth": 0.6,
+    "axes.axisbelow": True,
+    "legend.frameon": False,
+}
+
+
+def accuracy_vs_flops(summary: pd.DataFrame, path: Path, title: str = "") -> Path:
+    """Draw accuracy against FLOPs per problem, a panel per benchmark and a colour per model size, and write it as PNG.
+
+    Solid: one sample, along the thinking budgets. Dashed: majority vote of k samples at the largest budget. Dotted: at the smallest.
+    Black edge: on the frontier of all points that need no oracle, also those of budgets and k that no line shows.
+    """
+    shown = _shown(summary)
+    colours = _colours(shown, "params")
+    with plt.rc_context(_STYLE):
+        figure, panels = _panels(shown, title)
+        for axes, (benchmark, points) in zip(panels, shown.groupby("benchmark", sort=True), strict=True):
+            for params, model in _lines(points):
+                _draw_model(axes, model, colours[params])
+            _draw_frontier(axes, points, colours)
+            _finish(axes, points, str(benchmark), "FLOPs per problem")
+        figure.supylabel("accuracy", fontsize=9)
+        models = shown.drop_duplicates("params").sort_values("params")
+        named = zip(models["params"], models["model"], strict=True)
+        sizes = [Line2D([], [], color=colours[params], lw=2.2, label=f"{model} ({human(params)})") for params, model in named]
+        _legend(figure, sizes, _style_handles(shown))
+        return _save(figure, path)
+
+
+def accuracy_vs_size(summary: pd.DataFrame, path: Path, title: str = "") -> Path:
+    """Draw one sample's accuracy against parameters, a panel per benchmark and a line per thinking budget, and write it as PNG."""
+    shown = _shown(summary)
+    shown = shown[shown["k"] == 1]
+    budgets = sorted(shown["thinking_budget"].unique())
+    colours = _colours(shown, "thinking_budget")
+    with plt.rc_context(_STYLE):
+        figure, panels = _panels(shown, title)
+        for axes, (benchmark, points) in zip(panels, shown.groupby("benchmark", sort=True), strict=True):
+            for place, budget in enumerate(budgets):
+                line = points[points["thinking_budget"] == budget].sort_values("params")
+                # Side by side, or the bars of the budgets hide one another.
+                moved = line["params"] * 1.02 ** (place - (len(budgets) - 1) / 2)
+                _bars(axes, moved, line, colours[budget], 1.0)
+                axes.plot(moved, line["value"], "-o", color=colours[budget], ms=4, lw=1.6)
+            _finish(axes, points, str(benchmark), "parameters")
+        figure.supylabel("accuracy of one sample", fontsize=9)
+        lines = [Line2D([], [], color=colours[b], marker="o", ms=4, lw=1.6, label=f"thinking budget {b}") for b in budgets]
+        _legend(figure, lines, [_CHANCE, _INTERVAL])
+        return _save(figure, path)
+
+
+_CHANCE = Line2D([], [], color=_GREY, lw=1, ls=(0, (4, 3)), label="guessing")
+_INTERVAL = Line2D([], [], color="0.3", lw=1, marker="|", ms=8, ls="", label="95 % interval over problems")
+
+
+def _shown(summary: pd.DataFrame) -> pd.DataFrame:
+    shown = deployable(summary[summary["slice"] == "all"])
+    if shown.empty:
+        raise ValueError("plots: the summary has no point of slice 'all' with a value; nothing to draw.")
+    return shown
+
+
+def _lines(points: pd.DataFrame) -> list[tuple[int, pd.DataFrame]]:
+    groups = [(int(group["params"].iloc[0]), group) for _, group in points.groupby(_LINE, sort=True)]
+    return sorted(groups, key=lambda g: g[0])
+
+
+def _draw_model(axes: Axes, model: pd.DataFrame, colour: Any) -> None:
+    single = model[model["k"] == 1].sort_values("thinking_budget")
+    votes = model.sort_values("k")
+    for budget, style in {single["thinking_budget"].min(): _DOTTED, single["thinking_budget"].max(): _DASHED}.items():
+        line = votes[votes["thinking_budget"] == budget]
+        _bars(axes, line["cost_flops"], line[line["k"] > 1], colour, 0.35)
+        axes.plot(line["cost_flops"], line["value"], ls=style, color=colour, lw=1.0, marker=".", ms=3.5, zorder=2)
+    _bars(axes, single["cost_flops"], single, colour, 0.8)
+    axes.plot(single["cost_flops"], single["value"], "-o", color=colour, lw=1.8, ms=4.2, zorder=3)
+
+
+def _bars(axes: Axes, x: pd.Series, line: pd.DataFrame, colour: Any, alpha: float) -> None:
+    axes.vlines(x.loc[line.index], line["low"], line["high"], color=colour, lw=1.0, alpha=alpha, zorder=1)
+
+
+def _draw_frontier(axes: Axes, points: pd.DataFrame, colours: dict[Any, Any]) -> None:
+    frontier = points[points["frontier"]].sort_values("cost_flops")
+    x, y = [*frontier["cost_flops"], points["cost_flops"].max()], [*frontier["value"], frontier["value"].max()]
+    axes.step(x, y, where="post", color="black", lw=0.8, alpha=0.8, zorder=1.5)
+    axes.scatter(x[:-1], y[:-1], s=20, color=[colours[p] for p in frontier["params"]], edgecolors="black", linewidths=0.9, zorder=5)
+
+
+def _style_handles(shown: pd.DataFrame) -> list[Line2D]:
+    budgets, k = sorted(shown["thinking_budget"].unique()), int(shown["k"].max())
+    grey = "0.3"
+    handles = [Line2D([], [], color=grey, lw=1.8, marker="o", ms=4.5, label=f"one sample, thinking budget {', '.join(map(str, budgets))}")]
+    for budget, style in {budgets[0]: _DOTTED, budgets[-1]: _DASHED}.items():
+        if k > 1:
+            label = f"vote of up to {k} samples, budget {budget}"
+            handles.append(Line2D([], [], color=grey, lw=1.0, ls=style, marker=".", ms=3.5, label=label))
+    frontier = Line2D([], [], color="black", lw=0.8, marker="o", mfc="0.8", ms=4.5, mew=0.9, label="frontier of all budgets and votes")
+    return [*handles, frontier, _INTERVAL, _CHANCE]
+
+
+def _panels(shown: pd.DataFrame, title: str) -> tuple[Figure, list[Axes]]:
+    count = shown["benchmark"].nunique()
+    columns = _COLUMNS.get(count, 3)
+    rows = -(-count // columns)
+    width, height = _LONE_PANEL if count == 1 else _PANEL
+    size = (width * columns + 1.8, height * rows + 1.0)
+    figure, grid = plt.subplots(rows, columns, figsize=size, squeeze=False, sharey=True, layout="constrained")
+    for axes in grid.flat[count:]:
+        axes.remove()
+    if title:
+        figure.suptitle(title, fontsize=11)
+    return figure, list(grid.flat[:count])
+
+
+def _finish(axes: Axes, points: pd.DataFrame, benchmark: str, x: str) -> None:
+    skill = points["skill"].iloc[0]
+    name = benchmark if skill == benchmark else f"{benchmark}: {skill}"
+    axes.set_title(f"{name} ({points['num_problems'].max():,} problems)", fontsize=9.5)
+    axes.axhline(points["chance"].iloc[0], color=_GREY, lw=1, ls=(0, (4, 3)), zorder=0)
+    axes.set_xscale("log")
+    axes.set_xlabel(x)
+    axes.set_ylim(-0.02, 1.02)
+    axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+
+
+def _colours(shown: pd.DataFrame, column: str) -> dict[Any, Any]:
+    """A sequential colour for each value in order: light is small, dark is large."""
+    values = sorted(shown[column].unique())
+    scale = Normalize(0, max(1, len(values) - 1))
+    return {v: plt.get_cmap("viridis_r")(0.1 + 0.85 * scale(i)) for i, v in enumerate(values)}
+
+
+def _legend(figure: Figure, colours: Sequence[Line2D], styles: Sequence[Line2D]) -> None:
+    figure.legend(handles=colours, loc="outside right center", fontsize=8.5)
+    figure.legend(handles=styles, loc="outside lower center", ncols=max(1, int(figure.get_figwidth() // 3.1)), fontsize=8.5)
+
+
+def human(count: float) -> str:
+    """1,234,567 -> `1.2M`."""
+    for size, letter in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k")):
+        if count >= size:
+            return f"{count / size:.3g}{letter}"
+    return f"{count:g}"
+
+
+def _save(figure: Figure, path: Path) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=160, format="png")
+    plt.close(figure)
+    return path

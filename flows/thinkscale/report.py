@@ -1,0 +1,101 @@
+"""From a results folder to tables, plots and what is printed at the end.
+
+Why: one place that says in which order things are computed and which rows of a folder belong to an experiment.
+What it does not do: compute anything itself.
+"""
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+from rich.console import Console
+from rich.table import Table as RichTable
+
+from thinkscale.compare import claims, compare, comparison_table, headline
+from thinkscale.plan import Study, plan
+from thinkscale.plots import accuracy_vs_flops, accuracy_vs_size
+from thinkscale.store import StoreError, read_graded
+from thinkscale.summarize import summarize
+
+log = logging.getLogger(__name__)
+
+PUBLISHED_DRAWS = 2000
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """What an analysis wrote and what it prints."""
+
+    files: tuple[Path, ...]
+    headline: pd.DataFrame
+    claims: pd.DataFrame
+    owed: int
+    engines: tuple[str, ...]
+
+
+def analyze(study: Study) -> Analysis:
+    """Summarize, compare, check the claims and plot; writes summary, comparison and claims tables and two plots.
+
+    Raises: StoreError where nothing is on disk or parts contradict each other.
+    """
+    graded = planned_rows(study, read_graded(study.store.root))
+    if graded.empty:
+        raise StoreError(f"{study.store.root}: no graded answers of this experiment. Run: python flows/sweep.py {study.config.name}")
+    seed = study.config.engine.seed
+    log.info("summarizing %s graded answers", f"{len(graded):,}")
+    shapes = {name: study.catalogue.models[name].shape for name in study.config.models}
+    summary = summarize(graded, shapes, {name: b.chance for name, b in study.known.items()}, PUBLISHED_DRAWS, seed)
+    log.info("comparing %s points", f"{len(summary):,}")
+    comparison = compare(graded, summary, PUBLISHED_DRAWS, seed)
+    checked = claims(graded, study.config.claims, PUBLISHED_DRAWS, seed)
+    root = study.store.root
+    (root / "plots").mkdir(exist_ok=True)
+    files = (
+        accuracy_vs_flops(summary, root / "plots" / "accuracy-vs-flops.png", study.config.asks),
+        accuracy_vs_size(summary, root / "plots" / "accuracy-vs-size.png", study.config.asks),
+        study.store.write_table("summary", summary),
+        study.store.write_table("comparison", comparison),
+        study.store.write_table("claims", checked),
+    )
+    rows = plan(study)
+    owed = sum(r.planned - r.on_disk for r in rows)
+    engines = tuple(sorted(graded["engine"].astype(str).unique()))
+    return Analysis(files, headline(graded, summary, PUBLISHED_DRAWS, seed), checked, owed, engines)
+
+
+def planned_rows(study: Study, graded: pd.DataFrame) -> pd.DataFrame:
+    """The rows that the YAML asks for: a folder may hold more (budgets, samples or problems of an earlier version of it)."""
+    sets = {t.trace_set_id for model in study.config.models for t in study.trace_sets(model)}
+    asked = {p.problem_id for benchmark in study.config.benchmarks for p in study.problems(benchmark)}
+    planned = graded["cell_id"].isin(list(study.cells)) & graded["trace_set_id"].isin(list(sets))
+    planned &= graded["problem_id"].isin(list(asked)) & (graded["sample_index"] < study.config.num_samples)
+    kept: pd.DataFrame = graded[planned].reset_index(drop=True)
+    return kept
+
+
+def show(analysis: Analysis) -> None:
+    """Print the comparison, the claims, what is owed and where everything is."""
+    console = Console(width=118)
+    console.print(comparison_table(analysis.headline))
+    if len(analysis.claims):
+        console.print(claims_table(analysis.claims))
+    if analysis.owed:
+        console.print(f"[bold]Not complete:[/bold] {analysis.owed:,} planned answers are owed; the tables hold what is there.")
+    if len(analysis.engines) > 1:
+        console.print(f"[bold]Engines mixed:[/bold] these answers come from {', '.join(analysis.engines)}.")
+    for file in analysis.files:
+        console.print(f"  {file}", soft_wrap=True, highlight=False)
+
+
+def claims_table(checked: pd.DataFrame) -> RichTable:
+    """The claims of the YAML with their intervals and verdicts."""
+    table = RichTable(title="Claims named in the YAML before the data were drawn", title_justify="left")
+    for name, justify in (("claim", "left"), ("difference in points", "right"), ("problems", "right"), ("verdict", "left")):
+        table.add_column(name, justify=justify)  # type: ignore[arg-type]
+    for row in checked.to_dict("records"):
+        sides = f"{row['claim']} ({row['benchmark']}, {row['slice']})"
+        sides += f"\n  {row['better']}: {row['better_value']:.1%}\n  {row['worse']}: {row['worse_value']:.1%}"
+        interval = f"{100 * row['difference']:+.1f} [{100 * row['low']:+.1f}, {100 * row['high']:+.1f}]"
+        table.add_row(sides, interval, f"{row['num_problems']:,}", row["verdict"])
+    return table

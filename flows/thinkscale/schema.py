@@ -1,0 +1,263 @@
+"""The tables on disk: every column declared once, with its type and one sentence.
+
+Why: a data dictionary that is typed in twice drifts; `results/README.md` is made from this file and a test compares the two.
+What it does not do: read or write anything (see `store`), or compute any value (see `grading`, `summarize`, `compare`).
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import pyarrow as pa
+
+SCHEMA_VERSION = 1
+
+TableName = Literal["problems", "samples", "answers", "grades", "summary", "comparison", "claims"]
+
+_id = pa.dictionary(pa.int32(), pa.string())  # ids repeat on every row: dictionary-encoded they cost a few bits
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column: its Arrow type, what it means, and whether null is a value it may take."""
+
+    name: str
+    type: pa.DataType
+    doc: str
+    nullable: bool = False
+
+
+@dataclass(frozen=True)
+class Table:
+    """One table: what a row is (grain), which columns identify it (key), and all columns in order."""
+
+    name: TableName
+    grain: str
+    key: tuple[str, ...]
+    columns: tuple[Column, ...]
+
+    @property
+    def arrow(self) -> pa.Schema:
+        """The Arrow schema; null is refused where the declaration refuses it."""
+        return pa.schema([pa.field(c.name, c.type, nullable=c.nullable) for c in self.columns])
+
+    @property
+    def names(self) -> list[str]:
+        """Column names in order."""
+        return [c.name for c in self.columns]
+
+
+_TRACE_SET = (
+    Column("trace_set_id", _id, "Hash of model revision, prompt text, benchmark, route and sampling: what is generated once."),
+    Column("model", _id, "Name of the model in `models.yaml`."),
+    Column("params", pa.int64(), "Total parameters of the model."),
+    Column("params_active", pa.int64(), "Parameters used per token (smaller than `params` for mixture-of-experts models)."),
+    Column("params_non_embedding", pa.int64(), "Parameters without the embedding and output matrices."),
+    Column("benchmark", _id, "Name of the set of problems."),
+    Column("skill", _id, "What the benchmark tests."),
+    Column("difficulty", pa.float64(), "Difficulty of the problem on the benchmark's own scale (steps, hops, terms ...)."),
+    Column("prompt", _id, "Prompt id: the file name in `prompts/` without its ending."),
+    Column("route", _id, "How thinking is spent: `cut` ends it at the budget and asks for the answer."),
+    Column("sampling", _id, "Sampling settings, written as `temperature=1,top_p=1,...`."),
+    Column("problem_id", _id, "Hash of benchmark, question and gold answer."),
+    Column("cluster_id", _id, "Problems that share a template or passage share this; otherwise equal to `problem_id`."),
+)
+_SAMPLE = Column("sample_index", pa.int32(), "Which draw for this problem, from 0.")
+_CELL = Column("cell_id", _id, "Hash of trace set and thinking budget.")
+_BUDGET = Column("thinking_budget", pa.int32(), "Cap on thinking tokens asked for; 0 is thinking off.")
+_TRACE_HASH = Column("trace_hash", pa.string(), "Hash of the trace's token ids; an answer names the very trace it was cut from.")
+
+PROBLEMS = Table(
+    "problems",
+    "one row per problem of a benchmark",
+    ("benchmark", "problem_id"),
+    (
+        Column("benchmark", _id, "Name of the set of problems."),
+        Column("skill", _id, "What the benchmark tests."),
+        Column("problem_id", pa.string(), "Hash of benchmark, question and gold answer."),
+        Column("cluster_id", pa.string(), "Problems that share a template or passage share this; otherwise equal to `problem_id`."),
+        Column("difficulty", pa.float64(), "Difficulty on the benchmark's own scale."),
+        Column("question", pa.string(), "The question as the prompt receives it."),
+        Column("answer", pa.string(), "The gold answer."),
+        Column("choices", pa.list_(pa.string()), "The options of a multiple-choice problem; empty otherwise."),
+        Column("metadata", pa.string(), "JSON that the benchmark's own scorer needs; `{}` where it needs none."),
+    ),
+)
+
+SAMPLES = Table(
+    "samples",
+    "one row per trace drawn; a trace continued to a larger cap is a second row with a larger `trace_budget`",
+    ("trace_set_id", "problem_id", "sample_index", "trace_budget"),
+    (
+        *_TRACE_SET,
+        _SAMPLE,
+        Column("trace_budget", pa.int32(), "Cap on thinking tokens under which this trace was generated."),
+        Column("ended", _id, "How the trace ended: `closed` by itself, `cut` by the cap, or `eos` (end of text inside thinking)."),
+        Column("prompt_tokens", pa.int32(), "Tokens before the thinking: chat template, question and the opening of thinking."),
+        Column("thinking_tokens", pa.int32(), "Tokens of thinking, without the close."),
+        Column("thinking_token_ids", pa.list_(pa.int32()), "The thinking as token ids: what answers at every budget are cut from."),
+        Column(
+            "next_token_id",
+            pa.int32(),
+            "The token drawn past the cap of a `cut` trace; a continuation starts with it, to have the law of one longer run. Else -1.",
+        ),
+        Column(
+            "thinking",
+            pa.string(),
+            "The thinking as text, with the token past the cap where it was cut (for reading; cutting is done on ids).",
+        ),
+        _TRACE_HASH,
+        Column(
+            "request_completion_tokens", pa.int32(), "Tokens the engine generated for this row, with the close or the token past the cap."
+        ),
+        Column("engine", _id, "Fingerprint of the engine (package, version, dtype, device) that drew the trace."),
+    ),
+)
+
+ANSWERS = Table(
+    "answers",
+    "one row per cell × problem × sample, also where the trace closed before the budget",
+    ("cell_id", "problem_id", "sample_index"),
+    (
+        *_TRACE_SET,
+        _CELL,
+        _SAMPLE,
+        _BUDGET,
+        Column(
+            "ended",
+            _id,
+            "How the thinking ended at this budget: `closed`, `cut`, `eos`, or `off` at budget 0 (nothing was cut: thinking was off).",
+        ),
+        Column("prompt_tokens", pa.int32(), "Tokens before the thinking."),
+        Column("thinking_tokens", pa.int32(), "Tokens of thinking spent, at most `thinking_budget`."),
+        Column("injected_tokens", pa.int32(), "Tokens put in by us after the thinking (the close, a cue)."),
+        Column("answer_tokens", pa.int32(), "Tokens of the answer, with its end token."),
+        Column("completion_tokens", pa.int32(), "`thinking_tokens + injected_tokens + answer_tokens`: what this row would cost alone."),
+        Column("answer_text", pa.string(), "The answer as text."),
+        Column("answer_finish", _id, "`stop` (the model ended its answer) or `length` (it ran into the answer cap)."),
+        _TRACE_HASH,
+        Column(
+            "request_completion_tokens",
+            pa.int32(),
+            "Answer tokens really generated for this row; 0 where a closed trace's answer is shared with a smaller budget.",
+        ),
+        Column("engine", _id, "Fingerprint of the engine that wrote the answer."),
+    ),
+)
+
+GRADES = Table(
+    "grades",
+    "one row per row of `answers`",
+    ("cell_id", "problem_id", "sample_index"),
+    (
+        _CELL,
+        Column("problem_id", _id, "As in `answers`."),
+        _SAMPLE,
+        Column("correct", pa.bool_(), "Is the extracted answer right?"),
+        Column("correct_unforced", pa.bool_(), "`correct`, and the thinking was not cut: the 'unfinished = wrong' grade."),
+        Column("partial", pa.float64(), "Granular credit in [0, 1]; 1 where `correct`."),
+        Column("status", _id, "`answered`, `no_answer`, `truncated_answer` or `too_long`."),
+        Column("extracted_answer", pa.string(), "Canonical final answer; null where none was found.", nullable=True),
+        Column("answer_class", pa.string(), "Answers of one class vote together; null abstains.", nullable=True),
+        Column("grader_version", _id, "Name and version of the grader."),
+    ),
+)
+
+_POINT = (
+    Column("model", pa.string(), "Name of the model."),
+    Column("params", pa.int64(), "Total parameters of the model."),
+    Column("params_active", pa.int64(), "Parameters used per token."),
+    Column("params_non_embedding", pa.int64(), "Parameters without embedding and output matrices."),
+    Column("benchmark", pa.string(), "Name of the set of problems."),
+    Column("skill", pa.string(), "What the benchmark tests."),
+    Column("slice", pa.string(), "Which problems: `all`, or `difficulty=3`."),
+    Column("prompt", pa.string(), "Prompt id."),
+    Column("route", pa.string(), "How thinking is spent."),
+    Column("sampling", pa.string(), "Sampling settings."),
+    Column("thinking_budget", pa.int32(), "Cap on thinking tokens; 0 is thinking off."),
+    Column("metric", pa.string(), "`pass@k`, `maj@k` or `unforced pass@k` (cut thinking counts as wrong)."),
+    Column("k", pa.int32(), "Samples that the estimate pretends to have."),
+)
+
+SUMMARY = Table(
+    "summary",
+    "one row per point: cell × slice × metric × k",
+    ("cell_id", "slice", "metric", "k"),
+    (
+        Column("cell_id", pa.string(), "Hash of trace set and thinking budget."),
+        *_POINT,
+        Column("value", pa.float64(), "The estimate; NaN where it is undefined (k > n).", nullable=True),
+        Column("low", pa.float64(), "Lower end of the 95 % interval over problems.", nullable=True),
+        Column("high", pa.float64(), "Upper end of the 95 % interval over problems.", nullable=True),
+        Column("chance", pa.float64(), "Accuracy of guessing, as the benchmark declares it."),
+        Column("num_problems", pa.int32(), "Problems in the denominator."),
+        Column("num_samples", pa.int32(), "Fewest samples of any problem in the denominator."),
+        Column("cost_tokens", pa.float64(), "Mean completion tokens per problem for k samples.", nullable=True),
+        Column("cost_prompt_tokens", pa.float64(), "Mean prompt tokens per problem, charged once per k samples.", nullable=True),
+        Column("cost_prefill_flops", pa.float64(), "Mean FLOPs per problem to read the prompt, once per k samples.", nullable=True),
+        Column("cost_decode_flops", pa.float64(), "Mean FLOPs per problem to decode k samples.", nullable=True),
+        Column("cost_flops", pa.float64(), "`cost_prefill_flops + cost_decode_flops`.", nullable=True),
+        Column("mean_thinking_tokens", pa.float64(), "Mean thinking tokens of one sample."),
+        Column("share_closed", pa.float64(), "Share of samples whose thinking ended by itself within the budget (`closed` or `eos`)."),
+        Column("share_no_answer", pa.float64(), "Share of samples without an extracted answer."),
+        Column(
+            "frontier",
+            pa.bool_(),
+            "No other point of this skill and slice with the same kind of metric is at most as dear and at least as good.",
+        ),
+    ),
+)
+
+COMPARISON = Table(
+    "comparison",
+    "one row per pair (smaller model thinking more, bigger model thinking less) of a skill where the smaller costs at most as much",
+    ("benchmark", "slice", "small_cell_id", "small_metric", "small_k", "big_cell_id", "big_metric", "big_k"),
+    (
+        Column("benchmark", pa.string(), "Name of the set of problems."),
+        Column("skill", pa.string(), "What the benchmark tests."),
+        Column("slice", pa.string(), "Which problems: `all`, or `difficulty=3`."),
+        *(
+            Column(f"{side}_{name}", type_, f"{text} of the {word} model's point.")
+            for side, word in (("small", "smaller"), ("big", "bigger"))
+            for name, type_, text in (
+                ("cell_id", pa.string(), "Cell"),
+                ("model", pa.string(), "Name"),
+                ("params", pa.int64(), "Parameters"),
+                ("thinking_budget", pa.int32(), "Thinking budget"),
+                ("metric", pa.string(), "Metric"),
+                ("k", pa.int32(), "Samples"),
+                ("value", pa.float64(), "Accuracy"),
+                ("cost_flops", pa.float64(), "FLOPs per problem"),
+                ("cost_tokens", pa.float64(), "Completion tokens per problem"),
+            )
+        ),
+        Column("cost_ratio", pa.float64(), "`small_cost_flops / big_cost_flops`, at most 1."),
+        Column("difference", pa.float64(), "Accuracy of the smaller minus the bigger, paired over the same problems."),
+        Column("low", pa.float64(), "Lower end of the paired 95 % interval of the difference."),
+        Column("high", pa.float64(), "Upper end of the paired 95 % interval of the difference."),
+        Column("num_problems", pa.int32(), "Problems that both sides answered."),
+        Column("route_bought", pa.string(), "What the smaller model spent: `think longer`, `sample more` or `both`."),
+        Column("winner", pa.string(), "`smaller, thinking more`, `bigger`, or `no difference shown` (the interval holds 0)."),
+    ),
+)
+
+CLAIMS = Table(
+    "claims",
+    "one row per comparison that the experiment's YAML named before the data were drawn",
+    ("claim",),
+    (
+        Column("claim", pa.string(), "Name of the claim in the YAML."),
+        Column("benchmark", pa.string(), "Name of the set of problems."),
+        Column("slice", pa.string(), "Which problems."),
+        Column("better", pa.string(), "The side claimed to be better, as `model budget=B metric k`."),
+        Column("worse", pa.string(), "The other side."),
+        Column("better_value", pa.float64(), "Its accuracy.", nullable=True),
+        Column("worse_value", pa.float64(), "Accuracy of the other side.", nullable=True),
+        Column("difference", pa.float64(), "Paired difference, better minus worse.", nullable=True),
+        Column("low", pa.float64(), "Lower end of its 95 % interval.", nullable=True),
+        Column("high", pa.float64(), "Upper end of its 95 % interval.", nullable=True),
+        Column("num_problems", pa.int32(), "Problems that both sides answered."),
+        Column("verdict", pa.string(), "`holds` (low > 0), `refuted` (high < 0) or `not shown`."),
+    ),
+)
+
+TABLES: dict[str, Table] = {t.name: t for t in (PROBLEMS, SAMPLES, ANSWERS, GRADES, SUMMARY, COMPARISON, CLAIMS)}

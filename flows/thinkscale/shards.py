@@ -1,0 +1,230 @@
+"""One shard: draw the traces it owes, answer them at every budget it owes, grade the answers; each step a part on disk.
+
+Why: a shard is what a Prefect task does and what is lost when an engine dies. Steps are published one by one, so that traces outlive a
+death during the answers. Everything a shard needs to know comes from disk and from the plan; running it twice adds nothing.
+What it does not do: decide what is owed (`plan`), start engines.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from thinkscale.config import TraceSet, digest
+from thinkscale.generate import Answer, AnswerKey, Generator, SampleKey
+from thinkscale.grading import grade, grader_version
+from thinkscale.problems import Benchmark, Problem
+from thinkscale.store import Store
+from thinkscale.thinking import Cut, Trace, answer_prompt_tokens, trace_prompt
+
+
+@dataclass(frozen=True)
+class Shard:
+    """A slice of a trace set's problems and what is owed of it."""
+
+    trace_set: TraceSet
+    benchmark: Benchmark
+    label: str
+    """For people: which slice of which benchmark."""
+    problems: tuple[Problem, ...]
+    budget: int
+    """The largest budget: the cap of traces."""
+    draw: tuple[SampleKey, ...]
+    extend: tuple[SampleKey, ...]
+    """Traces cut by a smaller cap, to be continued."""
+    answers: tuple[AnswerKey, ...]
+
+    @property
+    def sequences(self) -> int:
+        """How many completions it takes at most."""
+        return len(self.draw) + len(self.extend) + len(self.answers)
+
+
+class ShardDone(NamedTuple):
+    """What a shard added."""
+
+    traces: int
+    answers: int
+    correct: int
+
+
+async def run_shard(shard: Shard, generator: Generator, store: Store) -> ShardDone:
+    """Do what the shard owes. Raises whatever the endpoint raises; parts that were published stay."""
+    prompts = await generator.prompts(shard.problems, shard.trace_set.prompt_text)
+    traces = read_traces(store, shard)
+    drawn: dict[SampleKey, Trace] = {}
+    if shard.draw or shard.extend:
+        drawn = await generator.traces(prompts, shard.draw, shard.budget)
+        drawn |= await generator.continued(prompts, {key: traces[key] for key in shard.extend}, shard.budget)
+        rows = [_sample_row(shard, key, trace, prompts, generator, traces.get(key)) for key, trace in drawn.items()]
+        # a lost race means that another run drew the same samples: its traces stand, ours are forgotten
+        won = store.publish("samples", f"{shard.trace_set.trace_set_id}-{digest([shard.budget, shard.draw, shard.extend])}", rows)
+        traces = traces | drawn if won else read_traces(store, shard)
+    if not shard.answers:
+        return ShardDone(len(drawn), 0, 0)
+    answers = await generator.answers(prompts, traces, shard.answers, known_answers(store, shard))
+    name = f"{shard.trace_set.trace_set_id}-{digest(shard.answers)}"
+    store.publish("answers", name, [_answer_row(shard, key, answer, prompts, generator) for key, answer in answers.items()])
+    return ShardDone(len(drawn), len(answers), grade_part(store, name, {shard.benchmark.name: shard.benchmark}, _by_id(shard.problems)))
+
+
+def grade_part(store: Store, name: str, benchmarks: Mapping[str, Benchmark], problems: Mapping[str, Problem] | None = None) -> int:
+    """Grade one part of answers and publish its grades under the same name. Returns how many are correct.
+
+    Args:
+        problems: by id; None: read from the results folder, so that grading again needs neither engine nor network.
+    """
+    columns = ["benchmark", "cell_id", "problem_id", "sample_index", "ended", "answer_text", "answer_finish"]
+    answers = store.read_part("answers", name, columns).to_pylist()
+    known = problems or read_problems(store)
+    rows = []
+    for answer in answers:
+        benchmark, problem = benchmarks[answer["benchmark"]], known[answer["problem_id"]]
+        found = grade(benchmark.grader, answer["answer_text"], problem, truncated=answer["answer_finish"] == "length")
+        rows.append(
+            {
+                "cell_id": answer["cell_id"],
+                "problem_id": answer["problem_id"],
+                "sample_index": answer["sample_index"],
+                "correct": found.correct,
+                "correct_unforced": found.correct and answer["ended"] != "cut",
+                "partial": found.partial,
+                "status": found.status,
+                "extracted_answer": found.extracted_answer,
+                "answer_class": found.answer_class,
+                "grader_version": grader_version(benchmark.grader),
+            }
+        )
+    store.publish("grades", name, rows, replace=True)
+    return sum(row["correct"] for row in rows)
+
+
+def grade_all(store: Store, benchmarks: Mapping[str, Benchmark]) -> int:
+    """Grade every part of answers again, in place of its grades. Returns how many answers."""
+    problems, count = read_problems(store), 0
+    for path in store.parts("answers"):
+        grade_part(store, path.stem, benchmarks, problems)
+        count += store.read_part("grades", path.stem, ["correct"]).num_rows
+    return count
+
+
+def read_problems(store: Store) -> dict[str, Problem]:
+    """All problems of a results folder, by id."""
+    columns = ["problem_id", "cluster_id", "question", "answer", "difficulty", "choices", "metadata"]
+    rows = store.read("problems", columns).to_pylist()
+    return {row["problem_id"]: Problem(**{**row, "choices": tuple(row["choices"])}) for row in rows}
+
+
+def publish_problems(store: Store, benchmark: Benchmark, problems: tuple[Problem, ...]) -> None:
+    """Keep what was asked, so that anybody can grade again; only problems that are not there yet."""
+    there = store.read("problems", ["benchmark", "problem_id"]).to_pylist()
+    known = {row["problem_id"] for row in there if row["benchmark"] == benchmark.name}
+    new = [p for p in problems if p.problem_id not in known]
+    columns = ("problem_id", "cluster_id", "difficulty", "question", "answer", "choices", "metadata")
+    rows = [{"benchmark": benchmark.name, "skill": benchmark.skill, **{c: getattr(p, c) for c in columns}} for p in new]
+    if new:
+        store.publish("problems", f"{benchmark.name}-{digest([p.problem_id for p in new])}", rows)
+
+
+def read_traces(store: Store, shard: Shard) -> dict[SampleKey, Trace]:
+    """The slice's traces on disk; of a trace that was continued, the longest."""
+    columns = ["trace_set_id", "problem_id", "sample_index", "trace_budget", "ended", "thinking_token_ids", "next_token_id", "thinking"]
+    rows = _of_slice(store.read("samples", columns), shard).sort_by("trace_budget").to_pylist()
+    return {
+        SampleKey(r["problem_id"], r["sample_index"]): Trace(
+            tuple(r["thinking_token_ids"]), r["ended"], r["trace_budget"], r["next_token_id"], r["thinking"]
+        )
+        for r in rows
+    }
+
+
+def known_answers(store: Store, shard: Shard) -> dict[tuple[SampleKey, str], Answer]:
+    """Answers on disk of whole traces: a larger budget shares them."""
+    columns = ["trace_set_id", "problem_id", "sample_index", "ended", "trace_hash", "answer_tokens", "answer_text", "answer_finish"]
+    rows = [r for r in _of_slice(store.read("answers", columns), shard).to_pylist() if r["ended"] in ("closed", "eos")]
+    return {
+        (SampleKey(r["problem_id"], r["sample_index"]), r["trace_hash"]): Answer(
+            Cut((), r["ended"]), r["trace_hash"], r["answer_tokens"], r["answer_text"], r["answer_finish"], 0
+        )
+        for r in rows
+    }
+
+
+def _of_slice(table: pa.Table, shard: Shard) -> pa.Table:
+    ids = pa.array([p.problem_id for p in shard.problems])
+    mine = pc.and_(
+        pc.equal(table["trace_set_id"].cast(pa.string()), shard.trace_set.trace_set_id),
+        pc.is_in(table["problem_id"].cast(pa.string()), ids),
+    )
+    return table.filter(mine)
+
+
+def _by_id(problems: tuple[Problem, ...]) -> dict[str, Problem]:
+    return {p.problem_id: p for p in problems}
+
+
+def _keys(shard: Shard, problem_id: str) -> dict[str, Any]:
+    """The key columns that `samples` and `answers` share."""
+    t, problem = shard.trace_set, _by_id(shard.problems)[problem_id]
+    return {
+        "trace_set_id": t.trace_set_id,
+        "model": t.model.name,
+        "params": t.model.params,
+        "params_active": t.model.params_active,
+        "params_non_embedding": t.model.params_non_embedding,
+        "benchmark": shard.benchmark.name,
+        "skill": shard.benchmark.skill,
+        "difficulty": problem.difficulty,
+        "prompt": t.prompt,
+        "route": t.route,
+        "sampling": str(t.sampling),
+        "problem_id": problem_id,
+        "cluster_id": problem.cluster_id,
+    }
+
+
+def _sample_row(
+    shard: Shard, key: SampleKey, trace: Trace, prompts: Mapping[str, list[int]], generator: Generator, before: Trace | None
+) -> dict[str, Any]:
+    # one more than the thinking: the close, the end of text, or the token past the cap; a continuation pays only what it added
+    spent = len(trace.ids) + 1 - (len(before.ids) + 1 if before else 0)
+    return {
+        **_keys(shard, key.problem_id),
+        "sample_index": key.sample_index,
+        "trace_budget": trace.budget,
+        "ended": trace.ended,
+        "prompt_tokens": len(trace_prompt(prompts[key.problem_id], generator.boundary)),
+        "thinking_tokens": len(trace.ids),
+        "thinking_token_ids": list(trace.ids),
+        "next_token_id": trace.next_id,
+        "thinking": trace.text,
+        "trace_hash": trace.hash,
+        "request_completion_tokens": spent,
+        "engine": generator.client.endpoint.engine,
+    }
+
+
+def _answer_row(shard: Shard, key: AnswerKey, answer: Answer, prompts: Mapping[str, list[int]], generator: Generator) -> dict[str, Any]:
+    prompt_tokens, injected = answer_prompt_tokens(prompts[key.problem_id], answer.seen, generator.boundary)
+    thinking = len(answer.seen.ids)
+    if thinking > key.thinking_budget:  # a budget is checked, not trusted
+        raise AssertionError(f"{key}: {thinking} thinking tokens over the budget")
+    return {
+        **_keys(shard, key.problem_id),
+        "cell_id": shard.trace_set.cell_id(key.thinking_budget),
+        "sample_index": key.sample_index,
+        "thinking_budget": key.thinking_budget,
+        "ended": answer.seen.ended,
+        "prompt_tokens": prompt_tokens,
+        "thinking_tokens": thinking,
+        "injected_tokens": injected,
+        "answer_tokens": answer.token_count,
+        "completion_tokens": thinking + injected + answer.token_count,
+        "answer_text": answer.text,
+        "answer_finish": answer.finish,
+        "trace_hash": answer.trace_hash,
+        "request_completion_tokens": answer.request_completion_tokens,
+        "engine": generator.client.endpoint.engine,
+    }

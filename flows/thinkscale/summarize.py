@@ -1,0 +1,320 @@
+"""From graded answers to points: pass@k and maj@k of every cell and slice, with intervals, cost and the frontier.
+
+Why: one definition of value, interval and cost for every table and figure; invariants are checked here, once, on every row.
+What it does not do: compare points (see `compare`), read or write files (see `store`), or drop a problem from a denominator.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from thinkscale import cost, estimators, schema
+from thinkscale.config import MetricName, Shape
+from thinkscale.estimators import Floats, Ints, Pools, Resampling
+from thinkscale.loading import nearest
+
+FACTS = (
+    *("cell_id", "model", "params", "params_active", "params_non_embedding", "benchmark", "skill"),
+    *("prompt", "route", "sampling", "thinking_budget"),
+)
+_PROBLEM = ("benchmark", "problem_id", "cluster_id", "difficulty")
+_TOKENS = ("prompt_tokens", "thinking_tokens", "injected_tokens", "answer_tokens", "completion_tokens")
+_NEEDED = (*FACTS, *_PROBLEM[1:], "sample_index", *_TOKENS, "ended", "correct", "correct_unforced", "extracted_answer", "answer_class")
+_ROUNDING = 1e-12
+
+
+class TableError(ValueError):
+    """A table breaks its declaration: says which column and row, and the offending value."""
+
+
+class Point(NamedTuple):
+    """What is estimated from a cell."""
+
+    metric: MetricName
+    k: int
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One cell, measured: a value for each problem and point. Problems are in the order of their ids."""
+
+    facts: dict[str, Any]
+    """The columns of `FACTS`."""
+    problems: pd.DataFrame
+    """One row per problem: problem_id, cluster_id, difficulty, num_samples and the mean over its samples of what was asked for."""
+    points: tuple[Point, ...]
+    estimates: Floats
+    """Problems × points."""
+
+
+class Slice(NamedTuple):
+    """Some problems of a cell."""
+
+    name: str
+    rows: NDArray[np.bool_]
+
+
+def summarize(
+    graded: pd.DataFrame, shapes: Mapping[str, Shape], chance: Mapping[str, float], draws: int = 1000, seed: int = 0
+) -> pd.DataFrame:
+    """The summary table (`schema.SUMMARY`): one row per cell × slice × metric × k.
+
+    Args:
+        graded: one row per answer, from `store.read_graded`.
+        shapes: shape of each model, for FLOPs.
+        chance: accuracy of guessing, of each benchmark.
+        draws: bootstrap draws.
+        seed: fixes them.
+    Raises: TableError where the rows contradict each other.
+    """
+    for column, known, what in (("model", shapes, "shape"), ("benchmark", chance, "chance level")):
+        for name in graded[column].unique():
+            if name not in known:
+                raise TableError(f"summarize: no {what} given for {column} '{name}'.{nearest(str(name), known)}")
+    flops = _flops(graded, shapes)
+    cells = measure(graded.assign(**flops), ("prompt_tokens", "completion_tokens", "thinking_tokens", "closed", "no_answer", *flops))
+    pools = Pools(draws, seed)
+    groups: dict[int, tuple[Resampling, list[tuple[Cell, Slice]]]] = {}
+    for cell, slice_ in slices(cells):
+        problems = cell.problems[slice_.rows]
+        sample = pools.get(f"{cell.facts['benchmark']} {slice_.name}", problems["problem_id"].tolist(), problems["cluster_id"].tolist())
+        groups.setdefault(id(sample), (sample, []))[1].append((cell, slice_))
+    table = pd.DataFrame([row for sample, group in groups.values() for row in _rows(group, sample, chance)])
+    table["frontier"] = _frontier(table)
+    return typed(table.sort_values(["benchmark", "slice", "params", "model", "thinking_budget", "cell_id", "metric", "k"]), schema.SUMMARY)
+
+
+def measure(graded: pd.DataFrame, means: tuple[str, ...] = ()) -> list[Cell]:
+    """Check the rows and estimate every problem's pass@k, maj@k and unforced pass@k in every cell.
+
+    k runs over 1, 2, 4, ... and a cell's own numbers of samples; it is NaN for a problem with fewer samples.
+
+    Args:
+        graded: one row per answer.
+        means: columns whose mean over samples is wanted per problem; `closed` and `no_answer` are made here.
+    """
+    rows = _checked(graded)
+    cell_names, cell = _codes(rows, "cell_id")
+    problem_names, problem = _codes(rows, "benchmark", "problem_id")
+    unit, first, at, n = np.unique(cell * len(problem_names) + problem, return_index=True, return_inverse=True, return_counts=True)
+    correct = rows["correct"].to_numpy(dtype=bool)
+    gold = np.bincount(at, weights=correct, minlength=len(unit)).astype(np.int64)
+    unforced = np.bincount(at, weights=rows["correct_unforced"].to_numpy(dtype=bool), minlength=len(unit)).astype(np.int64)
+    wrong = _wrong_votes(rows, at, len(unit), correct)
+    unit_cell = cell[first]
+    grids = {c: _grid(n[unit_cell == c]) for c in range(len(cell_names))}
+    ks = sorted({k for grid in grids.values() for k in grid})
+    columns = {
+        "pass@k": estimators.pass_at_k(n[:, None], gold[:, None], np.array(ks)[None, :]),
+        "maj@k": estimators.maj_at_k(gold, wrong, n - gold - wrong.sum(1), ks),
+        "unforced pass@k": estimators.pass_at_k(n[:, None], unforced[:, None], np.array(ks)[None, :]),
+    }
+    firsts: pd.DataFrame = rows.take(first).reset_index(drop=True)
+    problems = firsts[list(_PROBLEM[1:])].astype({"problem_id": str, "cluster_id": str})
+    problems = problems.assign(num_samples=n, **_means(rows, means, at, n))
+    facts = firsts[list(FACTS)].to_dict("records")
+    cells = []
+    for c, grid in grids.items():
+        mine, used = np.flatnonzero(unit_cell == c), np.isin(ks, grid)
+        values = np.concatenate([column[mine][:, used] for column in columns.values()], axis=1)
+        points = tuple(Point(metric, k) for metric in columns for k in grid)  # type: ignore[arg-type]
+        named = {str(key): value for key, value in facts[mine[0]].items()}
+        cells.append(Cell(named, problems.take(mine).reset_index(drop=True), points, values))
+    return cells
+
+
+def _means(rows: pd.DataFrame, names: tuple[str, ...], at: Ints, n: Ints) -> dict[str, Floats]:
+    made = {"closed": rows["ended"] != "cut", "no_answer": rows["extracted_answer"].isna()}
+    return {name: np.bincount(at, weights=(made[name] if name in made else rows[name]).to_numpy(dtype=np.float64)) / n for name in names}
+
+
+def slices(cells: list[Cell]) -> Iterator[tuple[Cell, Slice]]:
+    """Each cell with all its problems, and with those of each difficulty where its benchmark has more than one."""
+    levels: dict[str, set[float]] = {}
+    for cell in cells:
+        levels.setdefault(cell.facts["benchmark"], set()).update(cell.problems["difficulty"])
+    for cell in cells:
+        difficulty = cell.problems["difficulty"].to_numpy()
+        yield cell, Slice("all", np.ones(len(difficulty), bool))
+        if len(levels[cell.facts["benchmark"]]) > 1:
+            for level in np.unique(difficulty):
+                yield cell, Slice(slice_name(level), difficulty == level)
+
+
+def slice_name(difficulty: float | None) -> str:
+    """`all`, or `difficulty=3`."""
+    return "all" if difficulty is None else f"difficulty={difficulty:g}"
+
+
+def _rows(group: list[tuple[Cell, Slice]], sample: Resampling, chance: Mapping[str, float]) -> Iterator[dict[str, Any]]:
+    """Rows of cells that share their problems, whose intervals are one matrix product."""
+    values = np.concatenate([cell.estimates[slice_.rows] for cell, slice_ in group], axis=1)
+    ends = estimators.interval(values, sample)
+    means = values.mean(axis=0)
+    rows = [row for cell, slice_ in group for row in _cell_rows(cell, slice_, chance)]
+    for row, value, low, high in zip(rows, means, ends.low, ends.high, strict=True):
+        yield {**row, "value": value, "low": low, "high": high}
+
+
+def _cell_rows(cell: Cell, slice_: Slice, chance: Mapping[str, float]) -> Iterator[dict[str, Any]]:
+    problems = cell.problems[slice_.rows]
+    mean = problems.mean(numeric_only=True).to_dict()
+    for point in cell.points:
+        yield {
+            **cell.facts,
+            "slice": slice_.name,
+            "metric": point.metric,
+            "k": point.k,
+            "chance": chance[cell.facts["benchmark"]],
+            "num_problems": len(problems),
+            "num_samples": problems["num_samples"].min(),
+            "cost_tokens": point.k * mean["completion_tokens"],
+            "cost_prompt_tokens": mean["prompt_tokens"],
+            "cost_prefill_flops": mean["prefill_flops"],
+            "cost_decode_flops": point.k * mean["decode_flops"],
+            "cost_flops": mean["prefill_flops"] + point.k * mean["decode_flops"],
+            "mean_thinking_tokens": mean["thinking_tokens"],
+            "share_closed": mean["closed"],
+            "share_no_answer": mean["no_answer"],
+        }
+
+
+def _flops(graded: pd.DataFrame, shapes: Mapping[str, Shape]) -> dict[str, Floats]:
+    prefill, decode = np.zeros(len(graded)), np.zeros(len(graded))
+    model = graded["model"].astype("category").cat.remove_unused_categories()
+    for code, name in enumerate(model.cat.categories):
+        mine = np.flatnonzero(model.cat.codes.to_numpy() == code)
+        prompt, completion = (graded[c].to_numpy(dtype=np.int64)[mine] for c in ("prompt_tokens", "completion_tokens"))
+        prefill[mine] = cost.prefill_flops(shapes[name], prompt)
+        decode[mine] = cost.decode_flops(shapes[name], prompt, completion)
+    return {"prefill_flops": prefill, "decode_flops": decode}
+
+
+def kind(metric: str, k: int) -> str:
+    """Points compete within a kind: `deployable` needs no oracle, `oracle` (pass@k, k > 1) does, `unforced` is another grade."""
+    if metric == "unforced pass@k":
+        return "unforced"
+    return "oracle" if metric == "pass@k" and k > 1 else "deployable"
+
+
+def deployable(summary: pd.DataFrame) -> pd.DataFrame:
+    """Points that have a value and need no oracle, each once: pass@1 (which maj@1 equals) and maj@k for k > 1."""
+    wanted = [kind(m, k) == "deployable" and (m, k) != ("maj@k", 1) for m, k in zip(summary["metric"], summary["k"], strict=True)]
+    return summary[np.array(wanted, bool) & summary["value"].notna().to_numpy()]
+
+
+def _frontier(table: pd.DataFrame) -> NDArray[np.bool_]:
+    """Description, not a test: which points are best on these problems (equal points share the flag)."""
+    flags = np.zeros(len(table), bool)
+    kinds = pd.Series([kind(m, k) for m, k in zip(table["metric"], table["k"], strict=True)], index=table.index)
+    for _, group in table[table["value"].notna()].groupby(["benchmark", "slice", kinds]):
+        dear, value = group["cost_flops"].to_numpy(), group["value"].to_numpy()
+        cheap = dear[None, :] <= dear[:, None] * (1 + _ROUNDING)
+        good = value[None, :] >= value[:, None] - _ROUNDING
+        better = (dear[None, :] < dear[:, None] * (1 - _ROUNDING)) | (value[None, :] > value[:, None] + _ROUNDING)
+        flags[group.index.to_numpy()] = ~(cheap & good & better).any(axis=1)
+    return flags
+
+
+def _grid(n: Ints) -> list[int]:
+    powers = {2**i for i in range(int(n.max()).bit_length())}
+    return sorted(powers | {int(n.min()), int(n.max())})
+
+
+def _codes(rows: pd.DataFrame, *columns: str) -> tuple[list[tuple[str, ...]], Ints]:
+    """Distinct values of some columns in sorted order, and each row's place among them."""
+    code = np.zeros(len(rows), np.int64)
+    names: list[tuple[str, ...]] = [()]
+    for column in columns:
+        part, levels = pd.factorize(rows[column], sort=True)
+        used, code = np.unique(code * len(levels) + part, return_inverse=True)
+        names = [(*names[u // len(levels)], str(levels[u % len(levels)])) for u in used]
+    return names, code
+
+
+def _wrong_votes(rows: pd.DataFrame, at: Ints, units: int, correct: NDArray[np.bool_]) -> Ints:
+    """Votes of each wrong class, units × classes padded with 0. An answer class is right or wrong, never both."""
+    code, classes = pd.factorize(rows["answer_class"])
+    width = max(1, len(classes))
+    _refuse(rows, correct & (code < 0), "correct without an answer_class")
+    key = at * width + code
+    wrong, count = np.unique(key[(code >= 0) & ~correct], return_counts=True)
+    _refuse(rows, correct & np.isin(key, wrong), "answer_class '{answer_class}' is right here and wrong in another sample of the problem")
+    unit = wrong // width
+    place = np.arange(len(unit)) - np.searchsorted(unit, unit)
+    table = np.zeros((units, int(place.max(initial=-1)) + 1), np.int64)
+    table[unit, place] = count
+    return table
+
+
+def _checked(graded: pd.DataFrame) -> pd.DataFrame:
+    """The columns needed here, after the invariants of every row."""
+    absent = [c for c in _NEEDED if c not in graded]
+    if absent:
+        raise TableError(f"graded: column '{absent[0]}' is missing. Read the results folder with store.read_graded.")
+    if graded.empty:
+        raise TableError("graded: no rows. Nothing has been answered and graded yet: run the sweep first.")
+    rows = graded.reset_index(drop=True)
+    for column in _NEEDED:
+        if column not in ("extracted_answer", "answer_class"):
+            _refuse(rows, rows[column].isna(), f"{column} is null")
+    _refuse(rows, rows.duplicated(["cell_id", "problem_id", "sample_index"]), "there twice")
+    over = (rows["route"] == "cut") & (rows["thinking_tokens"] > rows["thinking_budget"])
+    _refuse(rows, over, "thinking_tokens {thinking_tokens} over thinking_budget {thinking_budget}")
+    parts = rows["thinking_tokens"].astype(np.int64) + rows["injected_tokens"] + rows["answer_tokens"]
+    sum_ = "thinking {thinking_tokens} + injected {injected_tokens} + answer {answer_tokens}"
+    _refuse(rows, parts != rows["completion_tokens"], f"completion_tokens {{completion_tokens}} is not {sum_}")
+    for keys, columns in ((("cell_id",), FACTS[1:]), (("benchmark", "problem_id"), _PROBLEM[2:])):
+        _constant(rows, keys, columns)
+    return rows
+
+
+def _constant(rows: pd.DataFrame, keys: tuple[str, ...], columns: tuple[str, ...]) -> None:
+    names, code = _codes(rows, *keys)
+    first = np.full(len(names), -1)
+    first[code[::-1]] = np.arange(len(rows))[::-1]
+    for column in columns:
+        value = pd.factorize(rows[column])[0]
+        bad = np.flatnonzero(value != value[first[code]])
+        if len(bad):
+            here, there = rows[column].iloc[bad[0]], rows[column].iloc[first[code[bad[0]]]]
+            raise TableError(f"graded: {' '.join(keys)} {' '.join(names[code[bad[0]]])} has {column} {there!r} and {here!r}.")
+
+
+def _refuse(rows: pd.DataFrame, bad: "pd.Series[bool] | NDArray[np.bool_]", text: str) -> None:
+    """Raise for the first bad row; names in braces stand for its values."""
+    at = np.flatnonzero(bad)
+    if len(at):
+        row = {str(name): value for name, value in rows.iloc[at[0]].items()}
+        where = f"cell {row['cell_id']}, problem {row['problem_id']}, sample {row['sample_index']}"
+        raise TableError(f"graded: {text.format(**row)} (row: {where}).")
+
+
+def typed(frame: pd.DataFrame, table: schema.Table) -> pd.DataFrame:
+    """The frame with exactly the table's columns and types. Raises TableError naming what does not fit."""
+    absent = [c for c in table.names if c not in frame]
+    if absent:
+        raise TableError(f"{table.name}: column '{absent[0]}' is missing.")
+    frame = frame[table.names].reset_index(drop=True)
+    for column in table.columns:
+        null = np.flatnonzero(frame[column.name].isna())
+        if len(null) and not column.nullable:
+            raise TableError(f"{table.name}: {column.name} is null in row {frame.loc[null[0], list(table.key)].to_dict()}.")
+        if pa.types.is_integer(column.type):  # Arrow cuts the fractions of a column of Python objects without a word
+            off = np.flatnonzero(pd.to_numeric(frame[column.name], errors="coerce") % 1 != 0)
+            if len(off):
+                raise TableError(f"{table.name}: {column.name} is not {column.type}: found {frame[column.name].iloc[off[0]]!r}.")
+        try:
+            pa.array(frame[column.name], type=column.type, from_pandas=True)
+        except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
+            raise TableError(f"{table.name}: {column.name} is not {column.type}: {error}") from error
+    double = np.flatnonzero(frame.duplicated(list(table.key)))
+    if len(double):
+        raise TableError(f"{table.name}: the key {frame.loc[double[0], list(table.key)].to_dict()} is there twice.")
+    result: pd.DataFrame = pa.Table.from_pandas(frame, schema=table.arrow, preserve_index=False).to_pandas()
+    return result

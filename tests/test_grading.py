@@ -1,0 +1,434 @@
+"""Grading: what counts as the answer, and what counts as right. The tables are the specification."""
+
+import importlib.metadata
+import inspect
+import json
+import re
+import time
+from pathlib import Path
+
+import pytest
+import reasoning_gym
+
+from thinkscale.extract import number_in
+from thinkscale.grading import _RUN_CODE, Grade, grade, grader_version
+from thinkscale.problems import Grader, Problem
+
+COBBE = Path(__file__).resolve().parents[2] / "shared" / "data" / "gsm8k_model_solutions" / "gsm_example_model_solutions.jsonl"
+
+
+def problem(answer: str, choices: tuple[str, ...] = (), metadata: str = "{}") -> Problem:
+    return Problem(problem_id="p", cluster_id="p", question="?", answer=answer, difficulty=1.0, choices=choices, metadata=metadata)
+
+
+def graded(grader: Grader, text: str, gold: str, choices: tuple[str, ...] = (), truncated: bool = False) -> Grade:
+    return grade(grader, text, problem(gold, choices), truncated)
+
+
+NUMBERS = [  # answer text, what is read from it (None: nothing)
+    ("42", "42"),
+    (" 42\n", "42"),
+    ("The answer is 42.", "42"),
+    ("the final answer is: 42", "42"),
+    ("The correct answer, as we saw above, is 42.", "42"),
+    ("**Final Answer:** 42", "42"),
+    ("**Answer**: \\( 42 \\)", "42"),
+    ("Answer:\n\n42", "42"),
+    ("Final answer = 42", "42"),
+    ("She has 3 apples.\n#### 42", "42"),
+    ("####42", "42"),
+    ("#### Step 1: add\nThe sum is 42", "42"),  # a markdown heading is no marker
+    ("2+40=<<2+40=42>>42\nA: 42", "42"),
+    ("So \\boxed{42}", "42"),
+    ("\\boxed{\\text{42 apples}}", "42"),
+    ("$$\\boxed{\\$1{,}234.50}$$", "1234.5"),
+    ("\\boxed{41}. Wait, that is wrong: \\boxed{42}", "42"),
+    ("\\boxed{41}. No: the answer is 42", "42"),
+    ("The answer is 42. I checked it 3 times and it took 10 minutes.", "42"),
+    ("The answer is 5 dollars and 30 cents", "5"),
+    ("The answer is 12 + 30 = 42 apples", "42"),
+    ("The answer is x = 5", "5"),
+    ("x = 5", "5"),
+    ("12 apples", "12"),
+    ("I first thought 7, then 12", "12"),
+    ("$1,234.50", "1234.5"),
+    ("1,234,567", "1234567"),
+    ("1 234", "1234"),
+    ("1\u202f234\u202f567", "1234567"),
+    ("It costs 5 dollars", "5"),
+    ("US$5", "5"),
+    ("-$5", "-5"),
+    ("€ 12", "12"),
+    ("42%", "42"),
+    ("42 \\%", "42"),
+    ("90^\\circ", "90"),
+    ("90°", "90"),
+    ("-7", "-7"),
+    ("\u22127", "-7"),
+    ("+7", "7"),
+    ("x=-7", "-7"),
+    ("10-7", "7"),  # no marker, no equals sign: the last number, and the dash is a minus between two
+    ("between 5\u20137", "7"),
+    ("- 7 apples", "7"),  # a bullet
+    ("1e3", "1000"),
+    ("1.5E-2", "0.015"),
+    ("1.5 \\times 10^{3}", "1500"),
+    ("2 × 10^2", "200"),
+    ("3/4", "0.75"),
+    ("6/8", "0.75"),
+    (".75", "0.75"),
+    ("1/3", "1/3"),
+    ("2/6", "1/3"),
+    ("-1/3", "-1/3"),
+    ("\\frac{3}{4}", "0.75"),
+    ("-\\dfrac{3}{4}", "-0.75"),
+    ("\\frac34", "0.75"),
+    ("2\\frac{1}{2}", "2.5"),
+    ("2 1/2 cups", "2.5"),
+    ("-2 1/2", "-2.5"),
+    ("016", "16"),
+    ("16.0", "16"),
+    ("16.00", "16"),
+    ("16.", "16"),
+    ("-0", "0"),
+    ("-0.0", "0"),
+    ("1e-7", "0.0000001"),
+    ("\uff11\uff12", "12"),
+    ("5kg", "5"),
+    ("the 3rd", "3"),
+    ("42\n\nQuestion: Tom has 3 pens.\nAnswer: 7", "42"),  # a base model goes on with a question of its own
+    ("  **42**\nbecause 6 * 7", "42"),
+    # no number that is certain
+    ("1,6", None),
+    ("1,2,3", None),
+    ("3.30.1", None),
+    ("at 3:30", None),
+    ("2:1", None),
+    ("1/2/2024", None),
+    ("1,23", None),
+    ("5/0", None),
+    ("2^10", None),
+    ("1e1234567", None),
+    ("no number", None),
+    ("forty-two", None),
+    ("", None),
+    ("   \n", None),
+    ("NaN", None),
+    ("infinity", None),
+    ("-inf", None),
+    ("x2 and H2O", None),
+    ("\\boxed{}", None),
+    ("\\boxed{", None),
+    ("$", None),
+    ("{}{}{{", None),
+]
+
+
+@pytest.mark.parametrize(("text", "expected"), NUMBERS)
+def test_number_reads_what_a_person_would(text: str, expected: str | None) -> None:
+    result = graded("number", text, "987654321")
+    assert result.extracted_answer == expected
+    assert result.answer_class == expected
+    assert result.status == ("no_answer" if expected is None else "answered")
+    assert not result.correct
+    if expected is not None:
+        assert graded("number", text, expected).correct
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [  # the same texts, but the answer ran into its cap: only a complete answer counts
+        ("The answer is 12", None),
+        ("The answer is 12.", None),  # may become 12.5
+        ("The answer is 12,", None),
+        ("The answer is 12 + 30", None),
+        ("The answer is 12. Let me", "12"),
+        ("The answer is 12\n", "12"),
+        ("#### 12", None),
+        ("#### 12\n", "12"),
+        ("\\boxed{12}", "12"),
+        ("\\boxed{12", None),
+        ("\\boxed{\\frac{1}{2", None),
+        ("12", None),
+        ("12\n", "12"),
+        ("12\nQuestion: what is 5 plus", "12"),
+        ("She has 3 apples. Then she buys 5 more, so", None),
+        ("The answer is 12.\nChecking: the answer is 1", "12"),
+        ("", None),
+    ],
+)
+def test_a_truncated_number_counts_only_if_complete(text: str, expected: str | None) -> None:
+    result = graded("number", text, "12", truncated=True)
+    assert (result.status, result.extracted_answer, result.correct) == (
+        ("truncated_answer", None, False) if expected is None else ("answered", expected, expected == "12")
+    )
+
+
+@pytest.mark.parametrize("gold", ["18", "#### 18", "She makes 9 * 2 = $<<9*2=18>>18 every day.\n#### 18", "18.0"])
+def test_gold_answers_of_a_number_benchmark_may_be_worked_solutions(gold: str) -> None:
+    assert graded("number", "It is $18.00 a day", gold).correct
+    assert graded("number", gold, gold).correct
+
+
+def test_digit_strings_beyond_any_answer_are_too_long_and_cost_nothing() -> None:
+    start = time.perf_counter()
+    for text in (
+        "9" * 100_000,
+        "The answer is " + "9" * 100_000,
+        "0." + "1" * 5000,
+        "1/" + "3" * 5000,
+        "7" * 5000 + "/3",
+        "1e999999",
+        "9 999" * 20_000,
+    ):
+        result = graded("number", text, "9")
+        assert not result.correct
+        assert result.status == "answered" or result.answer_class is None
+    assert graded("number", "9" * 5000, "9").status == "too_long"
+    assert graded("number", "1e999999", "9").answer_class == graded("number", "10e999998", "9").answer_class
+    assert time.perf_counter() - start < 2
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "(" * 50_000,
+        "\\boxed{" * 20_000,
+        "answer " * 30_000,
+        "1 " * 50_000,
+        "111 " * 30_000 + ":5",
+        "$" * 50_000,
+        "\\frac{" * 20_000,
+        "#### 1\n" * 20_000,
+    ],
+)
+def test_no_text_takes_long(text: str) -> None:
+    start = time.perf_counter()
+    for grader in ("number", "exact"):
+        graded(grader, text, "9")  # type: ignore[arg-type]
+    graded("choice", text, "A", ("x", "y"))
+    assert time.perf_counter() - start < 3
+
+
+@pytest.mark.parametrize(
+    ("gold", "text", "partial"),
+    [
+        ("1234", "1234", 1.0),
+        ("1234", "1235", 0.75),
+        ("1234", "234", 0.75),
+        ("1234", "91234", 0.8),
+        ("42", "-42", 2 / 3),
+        ("1.5", "1.25", 1 / 3),  # 1.50 against 1.25: only the one agrees
+        ("1/3", "2/3", 0.0),
+        ("1234", "nothing", 0.0),
+    ],
+)
+def test_partial_credit_of_numbers_counts_digits_from_the_right(gold: str, text: str, partial: float) -> None:
+    assert graded("number", text, gold).partial == pytest.approx(partial)
+
+
+EXACT = [  # answer text, gold, correct
+    ("badce", "badce", True),
+    (" badce \n", "badce", True),
+    ("badce.", "badce", True),
+    ('"badce"', "badce", True),
+    ("**badce**", "badce", True),
+    ("The answer is badce.", "badce", True),
+    ("Answer: badce\nbecause of the swaps", "badce", True),
+    ("\\boxed{badce}", "badce", True),
+    ("badce\nQuestion: another one", "badce", True),
+    ("badce\nQuestion: another one\nAnswer: xyz", "badce", True),
+    ("Sure!\nThe answer is badce", "badce", True),
+    ("Answer:\nbadce\n", "badce", True),
+    ("Answer:badce\nbecause", "badce", True),
+    ("new  york", "new york", True),
+    ("caf\u0065\u0301", "caf\u00e9", True),
+    ("BADCE", "badce", False),  # case can be what is asked
+    ("bad ce", "badce", False),
+    ("badc", "badce", False),
+    ("badcee", "badce", False),
+    ("I think it might be badce", "badce", False),
+    ("two\nlines", "two\nlines", True),
+    ("etc.", "etc.", True),
+    (".", ".", True),
+]
+
+
+@pytest.mark.parametrize(("text", "gold", "correct"), EXACT)
+def test_exact(text: str, gold: str, correct: bool) -> None:
+    result = graded("exact", text, gold)
+    assert (result.status, result.correct) == ("answered", correct)
+    assert (result.answer_class == graded("exact", gold, gold).answer_class) == correct
+    assert (result.partial == 1.0) == correct
+
+
+@pytest.mark.parametrize(("text", "status"), [("", "no_answer"), ("\n \n", "no_answer"), ("x" * 2000, "too_long")])
+def test_exact_without_an_answer_abstains(text: str, status: str) -> None:
+    assert graded("exact", text, "badce") == Grade(False, 0.0, status, None, None)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("text", "status"), [("badce", "truncated_answer"), ("badce\n", "answered"), ("The answer is badce. It", "answered")]
+)
+def test_exact_truncated(text: str, status: str) -> None:
+    result = graded("exact", text, "badce", truncated=True)
+    assert (result.status, result.correct) == (status, status == "answered")
+
+
+def test_partial_credit_of_strings_is_edit_similarity() -> None:
+    assert graded("exact", "badcx", "badce").partial == pytest.approx(0.8)
+    assert graded("exact", "zzzzz", "badce").partial == 0.0
+
+
+OPTIONS = ("a good time", "Paris", "seven", "The fish")
+CHOICES = [
+    ("B", "B"),
+    ("b", "B"),
+    ("(B)", "B"),
+    ("B)", "B"),
+    ("B.", "B"),
+    ("B) Paris", "B"),
+    ("B. Paris", "B"),
+    ("B: Paris", "B"),
+    ("**B**", "B"),
+    ("**B) Paris**", "B"),
+    ("The answer is B.", "B"),
+    ("The answer is (B) Paris", "B"),
+    ("The answer is **B**", "B"),
+    ("Answer: b", "B"),
+    ("The answer is A because it fits", "A"),
+    ("The answer is option C", "C"),
+    ("\\boxed{B}", "B"),
+    ("\\boxed{\\text{B}}", "B"),
+    ("#### B", None),  # that marker is for numbers
+    ("I choose option D, clearly.", "D"),
+    ("Not (A), so (B)", "B"),
+    ("Paris", "B"),
+    ("paris.", "B"),
+    ("The answer is Paris.", "B"),
+    ("seven", "C"),
+    ("B\nQuestion: next", "B"),
+    ("A good question", None),
+    ("a", "A"),
+    ("A", "A"),
+    ("The answer is a matter of taste", None),
+    ("A man goes to Paris", None),
+    ("I do not know", None),
+    ("E", None),  # there are four options
+    ("Because", None),
+    ("Don't know", None),
+    ("", None),
+]
+
+
+@pytest.mark.parametrize(("text", "expected"), CHOICES)
+def test_choice(text: str, expected: str | None) -> None:
+    result = graded("choice", text, "B", OPTIONS)
+    assert (result.extracted_answer, result.answer_class, result.correct) == (expected, expected, expected == "B")
+    assert result.status == ("no_answer" if expected is None else "answered")
+    assert result.partial == float(expected == "B")
+
+
+@pytest.mark.parametrize("gold", ["B", "Paris", "(B)"])
+def test_the_gold_choice_may_be_letter_or_option(gold: str) -> None:
+    assert graded("choice", "B", gold, OPTIONS).correct
+    assert graded("choice", gold, gold, OPTIONS).correct
+
+
+@pytest.mark.parametrize(
+    ("text", "status"),
+    [("B", "truncated_answer"), ("The answer is B", "truncated_answer"), ("B\nQ", "answered"), ("The answer is B. As", "answered")],
+)
+def test_choice_truncated(text: str, status: str) -> None:
+    assert graded("choice", text, "B", OPTIONS, truncated=True).status == status
+
+
+@pytest.mark.parametrize("dataset", ["chain_sum", "basic_arithmetic", "family_relationships", "number_sorting", "letter_counting"])
+def test_reasoning_gym_scores_its_gold_answers_as_correct(dataset: str) -> None:
+    for entry in reasoning_gym.create_dataset(dataset, size=5, seed=1):
+        metadata = json.dumps({"dataset": dataset, "entry": entry})
+        p = problem(entry["answer"], metadata=metadata)
+        for text in (entry["answer"], f" {entry['answer']}\n", f"The answer is {entry['answer']}"):
+            result = grade("reasoning_gym", text, p, False)
+            assert (result.correct, result.partial, result.status) == (True, 1.0, "answered"), text
+            assert result.answer_class == entry["answer"].strip()
+        wrong = grade("reasoning_gym", "purple monkey", p, False)
+        assert not wrong.correct and wrong.partial < 1
+        assert grade("reasoning_gym", "", p, False).status == "no_answer"
+        assert grade("reasoning_gym", "", p, True).status == "truncated_answer"
+        assert grade("reasoning_gym", "x" * 3000, p, False).status == "too_long"
+
+
+def test_scorers_that_run_the_answer_as_code_are_refused() -> None:
+    for dataset in ("countdown", "string_insertion", "puzzle24"):
+        p = problem("any", metadata=json.dumps({"dataset": dataset, "entry": {"answer": "any"}}))
+        with pytest.raises(ValueError, match=f"'{dataset}' runs the model's answer as code"):
+            grade("reasoning_gym", "__import__('os').getcwd()", p, False)
+
+
+def test_no_other_scorer_of_reasoning_gym_evaluates_the_answer() -> None:
+    for name, (dataset, _) in reasoning_gym.factory.DATASETS.items():
+        source = inspect.getsource(dataset.score_answer)
+        runs = re.search(r"\beval\((?!entry)|\bexec\(|parse_expr\(|sympify\(", source) is not None
+        assert runs == (name in _RUN_CODE), name
+
+
+def test_an_answer_that_a_scorer_trips_over_is_wrong() -> None:
+    entry = reasoning_gym.create_dataset("propositional_logic", size=1, seed=1)[0]
+    p = problem("any", metadata=json.dumps({"dataset": "propositional_logic", "entry": entry}))
+    for text in ("(" * 900, "\u00ac" * 900, "\x00", "None", "\\boxed{"):
+        assert not grade("reasoning_gym", text, p, False).correct
+    right = grade("reasoning_gym", entry["metadata"]["example_answer"], p, False)
+    assert (right.correct, right.answer_class) == (True, "any")  # many answers are right: they vote together
+
+
+def test_a_gold_answer_that_cannot_be_read_is_an_error_not_a_wrong_answer() -> None:
+    with pytest.raises(ValueError, match="number grader finds no answer in the gold answer 'none'"):
+        graded("number", "5", "none")
+
+
+def test_what_abstains_has_neither_class_nor_credit() -> None:
+    for grader, gold in (("number", "5"), ("exact", "abc"), ("choice", "B")):
+        for truncated in (False, True):
+            result = graded(grader, "", gold, OPTIONS if grader == "choice" else (), truncated)  # type: ignore[arg-type]
+            assert result == Grade(False, 0.0, "truncated_answer" if truncated else "no_answer", None, None)
+
+
+def test_versions_name_the_grader_and_the_package_whose_scorer_it_is() -> None:
+    assert grader_version("number").startswith("number-")
+    assert grader_version("reasoning_gym") == f"reasoning_gym-1+{importlib.metadata.version('reasoning-gym')}"
+
+
+def cobbe() -> list[dict[str, object]]:
+    if not COBBE.is_file():
+        pytest.skip(f"{COBBE.name} is kept outside this repository")
+    return [json.loads(line) for line in COBBE.read_text().splitlines()]
+
+
+def test_every_gold_answer_of_gsm8k_grades_correct() -> None:
+    for row in cobbe():
+        gold = str(row["ground_truth"])
+        final = gold.rpartition("A:")[2].strip()
+        for text in (gold, final, f"#### {final}", f"The answer is {final}."):
+            for stored in (gold, final, gold.replace("\nA:", "\n####")):
+                assert graded("number", text, stored).correct, (text, stored)
+
+
+@pytest.mark.parametrize(
+    ("model", "accuracy"), [("6b_finetuning", 21.68), ("6b_verification", 39.04), ("175b_finetuning", 34.72), ("175b_verification", 56.25)]
+)
+def test_published_accuracies_on_gsm8k_come_out(model: str, accuracy: float) -> None:
+    rows = cobbe()
+    marks = [graded("number", str(row[model]["solution"]), str(row["ground_truth"])).correct for row in rows]  # type: ignore[index]
+    assert marks == [row[model]["is_correct"] for row in rows]  # type: ignore[index]
+    assert 100 * sum(marks) / len(marks) == pytest.approx(accuracy, abs=0.005)
+
+
+def test_a_hundred_thousand_answers_are_graded_in_seconds() -> None:
+    number_in.cache_clear()
+    start = time.perf_counter()
+    for i in range(10_000):
+        graded("number", f"She has {i} apples and buys 3 more each day.\nThat makes {i} + 3 = {i + 3}.\nThe answer is {i + 3}.", "#### 18")
+        graded("exact", f"ba{i}dce", "badce")
+        graded("choice", f"Thinking of {i}: the answer is (B)", "B", OPTIONS)
+    assert time.perf_counter() - start < 6  # a tenth of a minute for a tenth of the answers, of each grader
