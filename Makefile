@@ -29,7 +29,7 @@ lint: setup ## ruff and mypy, both even where the first finds something
 bench: setup ## the speed claims of the README, measured here
 	$(PY) flows/bench.py
 
-ladder: setup ## train the shipped model ladder again (about 3 hours on 2 cores); goes on where it stopped
+ladder: setup ## train the shipped model ladder again (about an hour on 2 cores); goes on where it stopped
 	$(PY) flows/train_ladder.py
 
 lock: ## choose new versions for .ci/*.lock (needs uv)

@@ -10,7 +10,7 @@ from thinkscale import console
 
 console.settle_prefect()
 
-from prefect import flow, task  # noqa: E402
+from prefect import State, flow, task  # noqa: E402
 from prefect.cache_policies import NO_CACHE  # noqa: E402
 from prefect.utilities.annotations import quote  # noqa: E402
 
@@ -25,9 +25,9 @@ EARLY: dict[str, Running] = {}
 """Engines that `sweep.py` started while Prefect was being imported."""
 
 
-def _transient(task: object, task_run: object, state: object) -> bool:
+async def _transient(task: object, task_run: object, state: State[ShardDone]) -> bool:
     """Try a shard again only where its requests failed; a dead engine is started again first, by `evaluate`."""
-    return isinstance(state.result(raise_on_failure=False), RequestFailed)  # type: ignore[attr-defined]
+    return isinstance(await state.aresult(raise_on_failure=False), RequestFailed)
 
 
 @task(

@@ -1,4 +1,4 @@
-"""Train the small model ladder: python flows/train_ladder.py [--size 100k] [--steps 4000]; goes on where it stopped."""
+"""Train the small model ladder: python flows/train_ladder.py [--size 100k] [--steps 4500]; goes on where it stopped."""
 
 import argparse
 import sys
@@ -20,7 +20,7 @@ from thinkscale.plan import RESULTS  # noqa: E402
 @task(task_run_name="train {size}", cache_policy=NO_CACHE, persist_result=False)
 def train_size(size: str, steps: int, out: Path) -> Path:
     """Train one size to the end."""
-    return ladder.train(size, ladder.Recipe(steps=steps), RESULTS / "ladder-training", out=out)
+    return ladder.train(size, ladder.Recipe(steps=steps), RESULTS / "ladder-training" / str(steps), out=out)
 
 
 @task(cache_policy=NO_CACHE, persist_result=False)

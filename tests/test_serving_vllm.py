@@ -1,4 +1,4 @@
-"""The real vLLM: what the fake only pretends. One engine for all but the slow tests, which break theirs."""
+"""The real vLLM: what the fake only pretends. One engine for all (conftest) but the slow tests, which break theirs."""
 
 import asyncio
 import importlib.util
@@ -22,7 +22,21 @@ pytestmark = [pytest.mark.engine, pytest.mark.skipif(importlib.util.find_spec("v
 
 HERE = Path(__file__).resolve().parent
 GREEDY = Sampling(temperature=0.0)
-PROMPT = (2, 7, 8, 42, 9, 10, 46, 49, 3, 4)
+NOISE = Sampling(temperature=2.0)  # a trained model ends what it says soon; noise goes on
+PROMPT = (
+    2,
+    7,
+    8,
+    42,
+    9,
+    10,
+    42,
+    11,
+    12,
+    46,
+    3,
+    4,
+)  # <|user|>12+34+56=<|assistant|><think> in the ladder's tokenizer and in the tiny model's
 
 
 def tiny(folder):
@@ -37,14 +51,6 @@ def tiny_folder(tmp_path_factory):
     return tiny_model.make(
         tmp_path_factory.mktemp("tiny") / "model", spread=0.1
     )  # wide enough that greedy text is not one token again and again
-
-
-@pytest.fixture(scope="session")
-def real_endpoint(tiny_folder, tmp_path_factory):
-    with serve(
-        tiny(tiny_folder), Engine(start_timeout=300.0), tmp_path_factory.mktemp("logs"), seed=1, device="cpu", on_progress=print
-    ) as endpoint:
-        yield endpoint
 
 
 def ask(endpoint, method, *args, **kwargs):
@@ -64,7 +70,7 @@ def test_the_chat_template_and_plain_text_become_the_ids_of_the_model(real_endpo
 
 def test_many_prompts_in_one_request_come_back_in_order_n_each_with_their_own_text(real_endpoint):
     prompts = [PROMPT[: 3 + i] for i in range(7)]
-    choices = ask(real_endpoint, "complete", prompts, 5, 40, Sampling())  # the client has checked counts, cap and the echoed prompts
+    choices = ask(real_endpoint, "complete", prompts, 5, 40, NOISE)  # the client has checked counts, cap and the echoed prompts
     assert [c.prompt_index for c in choices] == [i for i in range(7) for _ in range(5)]
     for choice in choices[:6]:
         shown = choice.token_ids[:-1] if choice.finish_reason == "stop" else choice.token_ids
@@ -73,16 +79,16 @@ def test_many_prompts_in_one_request_come_back_in_order_n_each_with_their_own_te
 
 
 def test_a_stop_token_ends_a_choice_is_kept_in_the_ids_and_named(real_endpoint):
-    choices = ask(real_endpoint, "complete", [PROMPT], 64, 200, Sampling(), stop_token_ids=[5])
+    choices = ask(real_endpoint, "complete", [PROMPT], 64, 200, NOISE, stop_token_ids=[5])
     closed = [c for c in choices if c.stop_reason == 5]
     assert closed and all(c.token_ids[-1] == 5 and 5 not in c.token_ids[:-1] and c.finish_reason == "stop" for c in closed)
     ended = [c for c in choices if c.stop_reason is None and c.finish_reason == "stop"]
     assert ended and all(c.token_ids[-1] == 1 for c in ended)  # the model's own end of text is not named
 
 
-def test_greedy_cut_equals_greedy_capped_and_goes_on_from_the_cut_as_if_it_had_not_been(real_endpoint):
+def test_greedy_text_goes_on_from_a_cut_as_if_it_had_not_been(real_endpoint):
     (whole,) = ask(real_endpoint, "complete", [PROMPT], 1, 60, GREEDY)
-    assert len(set(whole.token_ids)) > 3
+    assert whole.finish_reason == "stop" and len(whole.token_ids) > 15  # thinking, its close, the answer, the end
     for budget in (1, 7, len(whole.token_ids) // 2):
         (capped,) = ask(real_endpoint, "complete", [PROMPT], 1, budget, GREEDY)
         (rest,) = ask(real_endpoint, "complete", [PROMPT + whole.token_ids[:budget]], 1, 60 - budget, GREEDY)
@@ -116,7 +122,7 @@ def test_a_request_that_cannot_be_is_refused_and_the_engine_lives_on(real_endpoi
 
 def test_a_cap_that_the_engine_lowers_in_silence_because_the_context_is_full_is_an_error(real_endpoint):
     with pytest.raises(ResponseInvalid, match="cut after 56 tokens, the cap was 100: the prompt of 200 tokens leaves no more room"):
-        ask(real_endpoint, "complete", [PROMPT * 20], 64, 100, Sampling())
+        ask(real_endpoint, "complete", [(PROMPT * 17)[:200]], 64, 100, NOISE)
 
 
 def test_the_key_is_needed_and_shown_nowhere(real_endpoint):

@@ -81,7 +81,8 @@ class Thinking(Strict):
 class Sampling(Strict):
     """How tokens are drawn. Part of a trace set's identity."""
 
-    temperature: Annotated[float, Field(ge=0)] = 1.0
+    temperature: Annotated[float, Field(ge=0, le=2)] = 1.0
+    """At most 2: vLLM refuses more."""
     top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
     top_k: Annotated[int, Field(ge=-1)] = -1
     """-1: no limit."""

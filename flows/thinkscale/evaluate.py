@@ -15,7 +15,7 @@ from thinkscale import serving
 from thinkscale.config import digest
 from thinkscale.endpoint import Client, Endpoint, EngineFailure
 from thinkscale.generate import Generator, Room, boundary
-from thinkscale.plan import Study, on_disk, owed_shards
+from thinkscale.plan import Study, owed_shards
 from thinkscale.shards import Shard, ShardDone, grade_part, publish_problems, run_shard
 
 log = logging.getLogger(__name__)
@@ -74,9 +74,8 @@ def start_engine(study: Study, model: str, shards: list[Shard]) -> serving.Runni
 
 def start_first(study: Study) -> dict[str, serving.Running]:
     """Start the engine of the first model that owes something: it may come up while Prefect does."""
-    disk = on_disk(study.store)
     for model in study.config.models:
-        shards = owed_shards(study, model, disk)
+        shards = owed_shards(study, model)
         if shards:
             return {model: start_engine(study, model, shards)}
     return {}

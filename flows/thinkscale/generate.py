@@ -10,6 +10,7 @@ import hashlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 import jinja2
@@ -110,7 +111,7 @@ class Generator:
                 (SampleKey(problem_id, index), read_trace(None, d, self.boundary, budget)) for index, d in zip(indices, drawn, strict=True)
             ]
 
-        found = await self._bounded([(len(indices), one(p, indices)) for p, indices in groups])
+        found = await self._bounded([(len(indices), partial(one, p, indices)) for p, indices in groups])
         return {key: trace for group in found for key, trace in group}
 
     async def continued(
@@ -131,7 +132,7 @@ class Generator:
             )
             return [(key, read_trace(trace, d, self.boundary, budget)) for (key, trace), d in zip(group, drawn, strict=True)]
 
-        found = await self._bounded([(len(g), one(room, g)) for room, all_ in by_room.items() for g in self._grouped(all_)])
+        found = await self._bounded([(len(g), partial(one, room, g)) for room, all_ in by_room.items() for g in self._grouped(all_)])
         return {key: trace for group in found for key, trace in group}
 
     async def answers(
@@ -183,7 +184,7 @@ class Generator:
                     rows.append((key, Answer(*seen_of[key], len(d.token_ids), d.text, d.finish_reason, spent)))
             return rows
 
-        found = await self._bounded([(len(batch), one(batch)) for batch in self._grouped(groups)])
+        found = await self._bounded([(len(batch), partial(one, batch)) for batch in self._grouped(groups)])
         return done | {key: answer for group in found for key, answer in group}
 
     async def prompts(self, problems: Sequence[Problem], prompt_text: str) -> dict[str, list[int]]:
@@ -197,7 +198,7 @@ class Generator:
                 ids = await self.client.tokenize(text, add_special_tokens=True)
             return problem.problem_id, ids
 
-        return dict(await self._bounded([(1, one(p)) for p in problems]))
+        return dict(await self._bounded([(1, partial(one, p)) for p in problems]))
 
     def _stops(self) -> list[int]:
         return [] if self.boundary.stop is None else [self.boundary.stop]
@@ -212,12 +213,12 @@ class Generator:
         self.on_drawn(len(drawn), sum(len(d.token_ids) for d in drawn))
         return drawn
 
-    async def _bounded(self, work: list[tuple[int, Awaitable[Any]]]) -> list[Any]:
+    async def _bounded(self, work: list[tuple[int, Callable[[], Awaitable[Any]]]]) -> list[Any]:
         """Run all, each when there is room for its sequences; the first failure cancels the rest and is raised."""
 
-        async def one(size: int, job: Awaitable[Any]) -> Any:
+        async def one(size: int, job: Callable[[], Awaitable[Any]]) -> Any:
             async with self.room.take(size):
-                return await job
+                return await job()
 
         tasks = [asyncio.ensure_future(one(size, job)) for size, job in work]
         try:

@@ -44,7 +44,7 @@ SIZES = {
     "464k": (128, 4, 4, 128),
     "1m": (160, 5, 5, 200),
 }
-MIX = {"sums": 0.35, "swaps": 0.25, "mapping": 0.4}
+MIX = {"sums": 0.4, "swaps": 0.22, "mapping": 0.38}
 """Share of each skill in training: what is learned late gets more."""
 KEPT = {"10k", "21k", "46k", "100k", "215k"}
 """Sizes whose intermediate checkpoints are shipped: all of them would be over 8 MB."""
@@ -54,12 +54,12 @@ KEPT = {"10k", "21k", "46k", "100k", "215k"}
 class Recipe:
     """How a ladder is trained; the same for every size but the learning rate, which falls with width."""
 
-    steps: int = 4000
+    steps: int = 4500
     batch: int = 128
     micro_batch: int = 32
     """Sequences at once: what fits a core's cache is faster than what does not."""
     warmup: int = 100
-    decay: float = 0.4
+    decay: float = 0.35
     """Share of the steps, at the end, over which the learning rate falls to a fiftieth."""
     thinking_off: float = 0.2
     """Share of examples answered at once."""
@@ -67,6 +67,8 @@ class Recipe:
     """Share of examples cut at a random point of the thinking and then answered: a forced answer must be in distribution."""
     held_out_every: int = 500
     save_every: int = 250
+    compile: bool = True
+    """Where there is a compiler: twice as fast after most of a minute."""
 
 
 class Example(NamedTuple):
@@ -182,13 +184,13 @@ def train(size: str, recipe: Recipe, work: Path, until: int | None = None, out: 
     step, tokens, seconds, history = 0, 0, 0.0, []
     if state.is_file():
         saved = torch.load(state, weights_only=True)
-        if saved["recipe"] != asdict(recipe):
+        if saved["recipe"] | {"compile": recipe.compile} != asdict(recipe):  # a matter of speed: it may change on the way
             raise ValueError(f"{state} was trained with another recipe: {saved['recipe']}. Remove it to start again.")
         model.load_state_dict(saved["model"])
         optimizer.load_state_dict(saved["optimizer"])
         step, tokens, seconds, history = saved["step"], saved["tokens"], saved["seconds"], saved["history"]
         log.info("%s: going on from step %d", size, step)
-    forward = _forward(model)
+    forward = _forward(model, recipe)
     end = min(recipe.steps, until or recipe.steps)
     started, recent = time.monotonic() - seconds, []
     work.mkdir(parents=True, exist_ok=True)
@@ -198,17 +200,11 @@ def train(size: str, recipe: Recipe, work: Path, until: int | None = None, out: 
         examples = batch(recipe, step)
         recent.append(_learn(model, forward, optimizer, examples, recipe.micro_batch))
         step, tokens = step + 1, tokens + sum(len(e.ids) for e in examples)
-        if step % recipe.held_out_every == 0 or step == end:
+        if step % recipe.held_out_every == 0 or step == end or step in _milestones(recipe):
             nats = held_out_nats(model)
             history.append([step, tokens, sum(recent) / len(recent), nats / sum(sum(e.learned) for e in held_out()[0]), nats])
-            log.info(
-                "%s: step %d of %d, loss %.4f, held-out loss %.4f, %.0f s",
-                size,
-                step,
-                recipe.steps,
-                *history[-1][2:4],
-                time.monotonic() - started,
-            )
+            at = f"step {step} of {recipe.steps}"
+            log.info("%s: %s, loss %.4f, held-out loss %.4f, %.0f s", size, at, *history[-1][2:4], time.monotonic() - started)
             recent = []
         if step in _milestones(recipe) and size in KEPT and until is None:
             save(model, out / f"{size}-step{step}")
@@ -230,14 +226,14 @@ def _milestones(recipe: Recipe) -> tuple[int, ...]:
     return tuple(recipe.steps // part for part in (8, 4, 2))
 
 
-def _forward(model: Any) -> Callable[[Any], Any]:
-    """Ids -> hidden states; compiled where there is a compiler (twice as fast)."""
+def _forward(model: Any, recipe: Recipe) -> Callable[[Any], Any]:
+    """Ids -> hidden states."""
     import torch
 
     def plain(ids: Any) -> Any:
         return model.model(ids).last_hidden_state
 
-    return torch.compile(plain, dynamic=True) if shutil.which("g++") else plain
+    return torch.compile(plain, dynamic=True) if recipe.compile and shutil.which("g++") else plain
 
 
 def _padded(examples: Sequence[Example]) -> tuple[Any, Any]:

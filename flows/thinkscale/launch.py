@@ -52,7 +52,8 @@ def engine_command(model: Model, engine: Engine, device: Device, port: int, seed
 
 def engine_settings(model: Model, device: Device, key: str) -> dict[str, str]:
     """Environment variables that the engine is given beyond ours."""
-    settings = {"VLLM_API_KEY": key, "VLLM_NO_USAGE_STATS": "1", "VLLM_DO_NOT_TRACK": "1"}
+    # kept-alive connections: the default of 5 s is so near the pauses of a busy client that a request may meet the closing and is lost
+    settings = {"VLLM_API_KEY": key, "VLLM_NO_USAGE_STATS": "1", "VLLM_DO_NOT_TRACK": "1", "VLLM_HTTP_TIMEOUT_KEEP_ALIVE": "60"}
     if Path(source_path(model)).is_dir():
         settings["HF_HUB_OFFLINE"] = "1"
     if device == "cpu":

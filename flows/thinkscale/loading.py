@@ -138,7 +138,8 @@ def _validate(cls: type[T], raw: dict[str, Any], path: Path) -> T:
     except (ValidationError, TypeError) as e:
         if isinstance(e, TypeError):
             raise ConfigError(f"{path.name}: a value that is neither text, number, truth value, list nor mapping: {e}") from e
-        error = e.errors()[0]
+        # a misspelt key that must be there is two errors, missing and unknown: the second one helps
+        error = next((found for found in e.errors() if found["type"] == "extra_forbidden"), e.errors()[0])
         where = ".".join(str(part) for part in error["loc"])
         if error["type"] == "extra_forbidden":
             raise ConfigError(

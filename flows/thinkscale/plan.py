@@ -5,6 +5,7 @@ What it does not do: start anything; `--plan` prints this and imports neither pr
 """
 
 import itertools
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
+import pyarrow.compute as pc
 from rich.table import Table as RichTable
 
 from thinkscale import cost
@@ -94,18 +96,19 @@ class OnDisk(NamedTuple):
     """cell_id, problem_id, sample_index."""
 
 
-def on_disk(store: Store) -> OnDisk:
-    """Read the keys of all parts. Raises StoreError for a part that cannot be trusted."""
+def on_disk(study: Study, models: Sequence[str]) -> OnDisk:
+    """Read the keys of all parts of some models. Raises StoreError for a part that cannot be trusted."""
+    sets = {t.trace_set_id for model in models for t in study.trace_sets(model)}
     key = ["trace_set_id", "problem_id", "sample_index"]
-    samples = store.read("samples", [*key, "trace_budget", "ended"]).to_pandas()
+    samples = study.store.read("samples", [*key, "trace_budget", "ended"], sets).to_pandas()
     samples = samples.astype({c: str for c in ("trace_set_id", "problem_id", "ended")}).sort_values("trace_budget")
-    answers = store.read("answers", ["cell_id", "problem_id", "sample_index"]).to_pandas().astype({"cell_id": str, "problem_id": str})
-    return OnDisk(samples.drop_duplicates(key, keep="last"), answers)
+    answers = study.store.read("answers", ["cell_id", "problem_id", "sample_index"], sets).to_pandas()
+    return OnDisk(samples.drop_duplicates(key, keep="last"), answers.astype({"cell_id": str, "problem_id": str}))
 
 
-def owed_shards(study: Study, model: str, disk: OnDisk | None = None) -> list[Shard]:
+def owed_shards(study: Study, model: str) -> list[Shard]:
     """The shards of one model that owe something, in the order of the YAML."""
-    disk = disk or on_disk(study.store)
+    disk = on_disk(study, [model])
     found = []
     for trace_set in study.trace_sets(model):
         benchmark = study.benchmark(trace_set.benchmark)
@@ -167,17 +170,24 @@ class PlanRow(NamedTuple):
 
 def plan(study: Study) -> list[PlanRow]:
     """What would be done, from disk and the catalogue alone; costs are upper bounds, since most traces close before the largest budget."""
-    disk = on_disk(study.store)
-    counts = disk.answers.groupby("cell_id").size().to_dict()
-    rows = []
+    held, rows = _held(study), []
     for name in study.config.models:
         model = study.catalogue.models[name]
         for trace_set in study.trace_sets(name):
-            per_cell = study.planned_problems(trace_set.benchmark) * study.config.num_samples
-            there = [min(per_cell, counts.get(trace_set.cell_id(b), 0)) for b in study.config.thinking_budgets]
+            problems = study.planned_problems(trace_set.benchmark)
+            per_cell = problems * study.config.num_samples
+            there = [sum(held.get(trace_set.cell_id(b), [])[:problems]) for b in study.config.thinking_budgets]
             owed = {b: per_cell - t for b, t in zip(study.config.thinking_budgets, there, strict=True)}
             rows.append(_plan_row(study, model, trace_set, owed, sum(there)))
     return rows
+
+
+def _held(study: Study) -> dict[str, list[int]]:
+    """cell_id -> how many of the planned samples are answered, problem by problem, most first (a folder may hold more)."""
+    answers = study.store.read("answers", ["cell_id", "problem_id", "sample_index"])
+    wanted = answers.filter(pc.less(answers["sample_index"], study.config.num_samples)).to_pandas()
+    counts = wanted.groupby(["cell_id", "problem_id"], observed=True).size().sort_values(ascending=False)
+    return {str(cell): found.tolist() for cell, found in counts.groupby("cell_id", observed=True)}
 
 
 def _plan_row(study: Study, model: Model, trace_set: TraceSet, owed: dict[int, int], there: int) -> PlanRow:

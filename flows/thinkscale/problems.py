@@ -82,17 +82,20 @@ class Generated:
 
 
 def draw_sum(rng: random.Random, terms: int) -> Draft:
-    """`terms` two-digit numbers from reasoning-gym's chain_sum, additions only; worked thinking = running totals.
+    """`terms` two-digit numbers from reasoning-gym's chain_sum, additions only; worked thinking = running totals: 12+45 -> 210+54=750.
 
-    Totals are written units first and three digits wide: carries then run the way tokens are written, which small models learn soonest.
+    Each step copies the next term and then adds it. Numbers are written units first and in fixed width: carries then run the way tokens are
+    written, and what is added stands at a fixed distance, which small models learn soonest.
     """
     while True:
         entry = _chain_sums(terms)[rng.randrange(2**31)]
         if "-" not in entry["metadata"]["expression"]:
             break
     expression = entry["metadata"]["expression"].replace(" ", "")
-    totals = list(itertools.accumulate(int(term) for term in expression.split("+")))
-    return Draft(f"{expression}=", " ".join(f"{total:03d}"[::-1] for total in totals[1:]), entry["answer"])
+    numbers = [int(term) for term in expression.split("+")]
+    totals = [f"{total:03d}"[::-1] for total in itertools.accumulate(numbers)]
+    steps = "".join(f"+{f'{term:02d}'[::-1]}={total}" for term, total in zip(numbers[1:], totals[1:], strict=True))
+    return Draft(f"{expression}=", totals[0] + steps, entry["answer"])
 
 
 @functools.cache
@@ -219,15 +222,16 @@ def _read_hub(name: str, hub: HubBenchmark) -> list[Problem]:
     if absent:
         raise ConfigError(f"models.yaml: benchmarks.{name}: {path.name} has no column {sorted(absent)}; it has {list(frame.columns)}.")
     found, seen = [], set()
-    for index, (question, answer) in enumerate(zip(frame[hub.question], frame[hub.answer], strict=True)):
-        gold = str(answer).rsplit(hub.answer_after, 1)[-1].strip() if hub.answer_after else str(answer).strip()
-        if not str(question).strip() or not gold or answer is None:
+    rows = frame[[hub.question, hub.answer]].fillna("").astype(str)  # a missing answer must not become the text "nan"
+    for index, (question, answer) in enumerate(rows.itertuples(index=False, name=None)):
+        gold = (answer.rsplit(hub.answer_after, 1)[-1] if hub.answer_after else answer).strip()
+        if not question.strip() or not gold:
             raise ConfigError(f"benchmark {name}, row {index}: empty question or answer.")
-        problem_id = digest([name, str(question), gold])
+        problem_id = digest([name, question, gold])
         if problem_id in seen:
             raise ConfigError(f"benchmark {name}, row {index}: the same question and answer stand in an earlier row.")
         seen.add(problem_id)
-        found.append(Problem(problem_id, problem_id, str(question), gold, 0.0, metadata=json.dumps({"row": index})))
+        found.append(Problem(problem_id, problem_id, question, gold, 0.0, metadata=json.dumps({"row": index})))
     if hub.problems is not None and len(found) != hub.problems:
         raise ConfigError(
             f"models.yaml: benchmarks.{name}.problems: says {hub.problems}, {path.name} holds {len(found)}. Another revision?"

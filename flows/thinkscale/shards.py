@@ -16,6 +16,7 @@ from thinkscale.config import TraceSet, digest
 from thinkscale.generate import Answer, AnswerKey, Generator, SampleKey
 from thinkscale.grading import grade, grader_version
 from thinkscale.problems import Benchmark, Problem
+from thinkscale.schema import TableName
 from thinkscale.store import Store
 from thinkscale.thinking import Cut, Trace, answer_prompt_tokens, trace_prompt
 
@@ -53,20 +54,24 @@ class ShardDone(NamedTuple):
 async def run_shard(shard: Shard, generator: Generator, store: Store) -> ShardDone:
     """Do what the shard owes. Raises whatever the endpoint raises; parts that were published stay."""
     prompts = await generator.prompts(shard.problems, shard.trace_set.prompt_text)
-    traces = read_traces(store, shard)
+    set_id = shard.trace_set.trace_set_id
+    fresh = set(shard.draw)
+    stored = any(key not in fresh for key in (*shard.extend, *(SampleKey(a.problem_id, a.sample_index) for a in shard.answers)))
+    traces = read_traces(store, shard) if stored else {}
     drawn: dict[SampleKey, Trace] = {}
     if shard.draw or shard.extend:
         drawn = await generator.traces(prompts, shard.draw, shard.budget)
         drawn |= await generator.continued(prompts, {key: traces[key] for key in shard.extend}, shard.budget)
         rows = [_sample_row(shard, key, trace, prompts, generator, traces.get(key)) for key, trace in drawn.items()]
         # a lost race means that another run drew the same samples: its traces stand, ours are forgotten
-        won = store.publish("samples", f"{shard.trace_set.trace_set_id}-{digest([shard.budget, shard.draw, shard.extend])}", rows)
+        won = store.publish("samples", f"{set_id}-{digest([shard.budget, shard.draw, shard.extend])}", rows, trace_set_id=set_id)
         traces = traces | drawn if won else read_traces(store, shard)
     if not shard.answers:
         return ShardDone(len(drawn), 0, 0)
-    answers = await generator.answers(prompts, traces, shard.answers, known_answers(store, shard))
-    name = f"{shard.trace_set.trace_set_id}-{digest(shard.answers)}"
-    store.publish("answers", name, [_answer_row(shard, key, answer, prompts, generator) for key, answer in answers.items()])
+    answers = await generator.answers(prompts, traces, shard.answers, known_answers(store, shard) if stored else {})
+    name = f"{set_id}-{digest(shard.answers)}"
+    rows = [_answer_row(shard, key, answer, prompts, generator) for key, answer in answers.items()]
+    store.publish("answers", name, rows, trace_set_id=set_id)
     return ShardDone(len(drawn), len(answers), grade_part(store, name, {shard.benchmark.name: shard.benchmark}, _by_id(shard.problems)))
 
 
@@ -130,8 +135,8 @@ def publish_problems(store: Store, benchmark: Benchmark, problems: tuple[Problem
 
 def read_traces(store: Store, shard: Shard) -> dict[SampleKey, Trace]:
     """The slice's traces on disk; of a trace that was continued, the longest."""
-    columns = ["trace_set_id", "problem_id", "sample_index", "trace_budget", "ended", "thinking_token_ids", "next_token_id", "thinking"]
-    rows = _of_slice(store.read("samples", columns), shard).sort_by("trace_budget").to_pylist()
+    columns = ["trace_budget", "ended", "thinking_token_ids", "next_token_id", "thinking"]
+    rows = _of_slice(store, "samples", columns, shard).sort_by("trace_budget").to_pylist()
     return {
         SampleKey(r["problem_id"], r["sample_index"]): Trace(
             tuple(r["thinking_token_ids"]), r["ended"], r["trace_budget"], r["next_token_id"], r["thinking"]
@@ -142,8 +147,8 @@ def read_traces(store: Store, shard: Shard) -> dict[SampleKey, Trace]:
 
 def known_answers(store: Store, shard: Shard) -> dict[tuple[SampleKey, str], Answer]:
     """Answers on disk of whole traces: a larger budget shares them."""
-    columns = ["trace_set_id", "problem_id", "sample_index", "ended", "trace_hash", "answer_tokens", "answer_text", "answer_finish"]
-    rows = [r for r in _of_slice(store.read("answers", columns), shard).to_pylist() if r["ended"] in ("closed", "eos")]
+    columns = ["ended", "trace_hash", "answer_tokens", "answer_text", "answer_finish"]
+    rows = [r for r in _of_slice(store, "answers", columns, shard).to_pylist() if r["ended"] in ("closed", "eos")]
     return {
         (SampleKey(r["problem_id"], r["sample_index"]), r["trace_hash"]): Answer(
             Cut((), r["ended"]), r["trace_hash"], r["answer_tokens"], r["answer_text"], r["answer_finish"], 0
@@ -152,13 +157,10 @@ def known_answers(store: Store, shard: Shard) -> dict[tuple[SampleKey, str], Ans
     }
 
 
-def _of_slice(table: pa.Table, shard: Shard) -> pa.Table:
-    ids = pa.array([p.problem_id for p in shard.problems])
-    mine = pc.and_(
-        pc.equal(table["trace_set_id"].cast(pa.string()), shard.trace_set.trace_set_id),
-        pc.is_in(table["problem_id"].cast(pa.string()), ids),
-    )
-    return table.filter(mine)
+def _of_slice(store: Store, table: TableName, columns: list[str], shard: Shard) -> pa.Table:
+    """The rows of a shard's problems, whichever shard drew them."""
+    rows = store.read(table, ["problem_id", "sample_index", *columns], {shard.trace_set.trace_set_id})
+    return rows.filter(pc.is_in(rows["problem_id"].cast(pa.string()), pa.array([p.problem_id for p in shard.problems])))
 
 
 def _by_id(problems: tuple[Problem, ...]) -> dict[str, Problem]:

@@ -8,7 +8,7 @@ What it does not do: decide what is owed (see `shards`) or compute anything.
 import contextlib
 import json
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -45,12 +45,12 @@ class Store:
             name: file name without ending; the same work has the same name.
             rows: every column of the table's declaration.
             replace: only for grades, which can be made again from stored answers at any time.
-            meta: kept in the file's footer (times, attempt), outside the table.
+            meta: kept in the file's footer, outside the table; samples and answers say their `trace_set_id` there.
         Returns: False where the name was taken: the other writer's part stands and ours is discarded.
         """
         folder = self.folder(table)
         folder.mkdir(parents=True, exist_ok=True)
-        final, temporary = folder / f"{name}.parquet", folder / f".{name}.{os.getpid()}.tmp"
+        final, temporary = folder / f"{name}.parquet", _temporary(folder, name)
         data = table_from_rows(TABLES[table], rows)
         footer = {_META: json.dumps({"schema_version": SCHEMA_VERSION, **meta}).encode()}
         try:
@@ -67,26 +67,31 @@ class Store:
         _flush(folder)
         return True
 
-    def read(self, table: TableName, columns: Sequence[str] | None = None) -> pa.Table:
-        """All parts of a table. Raises StoreError for a part that is not whole, is foreign, or has another schema version."""
+    def read(self, table: TableName, columns: Sequence[str] | None = None, trace_sets: Collection[str] | None = None) -> pa.Table:
+        """All parts of a table.
+
+        Args:
+            columns: which; None: all.
+            trace_sets: only the parts of these (by their footers: a part holds one); None: all.
+        Raises: StoreError for a part that is not whole, is foreign, or has another schema version.
+        """
         declared = TABLES[table]
-        wanted = list(columns or declared.names)
-        schema = pa.schema([declared.arrow.field(name) for name in wanted])
-        tables = [self._read_part(path, schema) for path in self.parts(table)]
+        schema = pa.schema([declared.arrow.field(name) for name in columns or declared.names])
+        read = [self._read_part(path, schema, trace_sets) for path in self.parts(table)]
+        tables = [t for t in read if t is not None]
         return pa.concat_tables(tables).unify_dictionaries() if tables else schema.empty_table()
 
     def read_part(self, table: TableName, name: str, columns: Sequence[str] | None = None) -> pa.Table:
         """One part by name. Raises StoreError."""
         declared = TABLES[table]
-        return self._read_part(
-            self.folder(table) / f"{name}.parquet", pa.schema([declared.arrow.field(c) for c in columns or declared.names])
-        )
+        schema = pa.schema([declared.arrow.field(c) for c in columns or declared.names])
+        return self._read_part(self.folder(table) / f"{name}.parquet", schema, None)
 
     def parts(self, table: TableName) -> list[Path]:
         """Published parts of a table, by name."""
         return sorted(p for p in self.folder(table).glob("*.parquet") if not p.name.startswith("."))
 
-    def _read_part(self, path: Path, schema: pa.Schema) -> pa.Table:
+    def _read_part(self, path: Path, schema: pa.Schema, trace_sets: Collection[str] | None) -> pa.Table | None:
         try:
             with pq.ParquetFile(path) as file:
                 meta = json.loads((file.schema_arrow.metadata or {}).get(_META, b"{}"))
@@ -95,14 +100,16 @@ class Store:
                         f"{path}: schema version {meta.get('schema_version')}, this is version {SCHEMA_VERSION}. "
                         "Move the file out of the folder, or use the version of thinkscale that wrote it."
                     )
+                if trace_sets is not None and meta["trace_set_id"] not in trace_sets:
+                    return None
                 return file.read(columns=schema.names).select(schema.names).cast(schema)
-        except (pa.ArrowInvalid, pa.ArrowKeyError, pa.ArrowTypeError, OSError) as e:
+        except (pa.ArrowException, KeyError, OSError) as e:
             raise StoreError(f"{path}: not a whole part of this table ({e}). Move it away and run again: what it held is owed.") from e
 
     def write_table(self, table: TableName, frame: pd.DataFrame) -> Path:
         """Write a derived table (summary, comparison, claims): computed from parts, so it may be replaced, at once."""
         self.root.mkdir(parents=True, exist_ok=True)
-        final, temporary = self.root / f"{table}.parquet", self.root / f".{table}.{os.getpid()}.tmp"
+        final, temporary = self.root / f"{table}.parquet", _temporary(self.root, table)
         try:
             pq.write_table(pa.Table.from_pandas(frame, schema=TABLES[table].arrow, preserve_index=False), temporary, compression="zstd")
             os.replace(temporary, final)
@@ -113,7 +120,7 @@ class Store:
     def write_json(self, name: str, value: Any) -> Path:
         """Write a small JSON file at once."""
         self.root.mkdir(parents=True, exist_ok=True)
-        final, temporary = self.root / name, self.root / f".{name}.{os.getpid()}.tmp"
+        final, temporary = self.root / name, _temporary(self.root, name)
         temporary.write_text(json.dumps(value, indent=2, sort_keys=True) + "\n")
         os.replace(temporary, final)
         return final
@@ -198,6 +205,11 @@ def _frame(table: pa.Table) -> pd.DataFrame:
 def _categories(frame: pd.DataFrame) -> pd.DataFrame:
     declared = {c.name: c.type for name in ("answers", "grades") for c in TABLES[name].columns}
     return frame.astype({name: "category" for name in frame.columns if pa.types.is_dictionary(declared[name])})
+
+
+def _temporary(folder: Path, name: str) -> Path:
+    """A name of our own: process ids repeat between machines and containers that share a folder."""
+    return folder / f".{name}.{os.urandom(6).hex()}.tmp"
 
 
 def _flush(path: Path) -> None:

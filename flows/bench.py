@@ -1,0 +1,141 @@
+"""The speed claims of the README, measured on this machine: python flows/bench.py [grid] [throughput] [start] [summaries].
+
+Ratios within one run, each the median of a few repetitions, with the range: what the range shows is the machine's noise.
+"""
+
+import argparse
+import asyncio
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+sys.path.insert(0, str(Path(__file__).parent))  # the library stands beside the flow files, installed or not
+
+from rich.console import Console
+from rich.table import Table
+
+from thinkscale import bench, serving
+from thinkscale.config import FLOWS, Catalogue, Engine, Model
+from thinkscale.loading import load_catalogue
+
+PARTS = ("grid", "throughput", "start", "summaries")
+MODEL = "ladder-100k"
+SUMMARIES = FLOWS.parent / "tests" / "bench_estimators.py"
+
+
+class Row(NamedTuple):
+    """One line of the table."""
+
+    what: str
+    measured: str
+    spread: str
+    wanted: str
+
+
+def say(what: str) -> None:
+    """A line of progress."""
+    print(f"{time.strftime('%H:%M:%S')}  {what}", flush=True)
+
+
+def ratio_row(what: str, ratio: bench.Ratio, wanted: str = "") -> Row:
+    """A ratio with the range over its repetitions."""
+    return Row(what, f"{ratio.value:.2f} ×", f"{ratio.low:.2f} to {ratio.high:.2f}", wanted)
+
+
+def grid_rows(found: dict[str, list[bench.Timed]]) -> list[Row]:
+    """Each way of filling the grid, over one pass."""
+    ours, rows = found["one pass"], []
+    wanted = {"run per budget": "2.3 × and 5 × in the prototype", "run per (budget, k)": "at least 3 × the tokens"}
+    fastest = min(t.seconds for t in ours)
+    rows.append(
+        Row("grid in one pass", f"{ours[0].tokens:,} tokens, {fastest:.1f} s", f"to {max(t.seconds for t in ours):.1f} s: the noise", "")
+    )
+    for way, measured in found.items():
+        if way != "one pass":
+            tokens = bench.ratio([t.tokens for t in measured], [t.tokens for t in ours])
+            rows.append(ratio_row(f"{way}: tokens", tokens, wanted.get(way, "")))
+            rows.append(ratio_row(f"{way}: time", bench.ratio([t.seconds for t in measured], [t.seconds for t in ours])))
+    return rows
+
+
+def throughput_rows(found: dict[str, list[bench.Timed]]) -> list[Row]:
+    """Ours over vLLM's benchmark."""
+    theirs = [t.speed for t in found["vLLM's benchmark"]]
+    shape = f"{bench.REQUESTS} requests of {bench.LENGTH} tokens"
+    rows = [Row(f"vLLM's benchmark, {shape}", f"{max(theirs):,.0f} tokens/s", f"from {min(theirs):,.0f}: the noise", "")]
+    for way, wanted in (("ours", "at least 0.95"), ("ours, 16 to a request", "")):
+        rows.append(ratio_row(f"{way}, tokens/s over vLLM's", bench.ratio([t.speed for t in found[way]], theirs), wanted))
+    return rows
+
+
+def start_rows(found: bench.Starts) -> list[Row]:
+    """The flow's start beyond the engine's."""
+    engine, flow = sorted(found.engine), sorted(found.flow)
+    beyond = sum(flow) / len(flow) - sum(engine) / len(engine)
+    extent = f"{min(flow) - max(engine):.1f} to {max(flow) - min(engine):.1f}"
+    return [
+        Row("engine by itself until ready", f"{sum(engine) / len(engine):.1f} s", f"{engine[0]:.1f} to {engine[-1]:.1f}", ""),
+        Row("first request of the flow, beyond the engine", f"{beyond:.1f} s", extent, "at most 12 s"),
+        Row("Prefect's first-time database, on top", f"{found.flow_first - sum(flow) / len(flow):.1f} s", "once", ""),
+    ]
+
+
+def summaries_rows() -> list[Row]:
+    """A million graded answers, in a process of their own for the sake of its memory."""
+    paths = os.pathsep.join([str(FLOWS), str(SUMMARIES.parent)])
+    done = subprocess.run(
+        [sys.executable, str(SUMMARIES)], env={**os.environ, "PYTHONPATH": paths}, stdout=subprocess.PIPE, text=True, check=True
+    )
+    found = json.loads(done.stdout)
+    return [
+        Row(f"summary of {found['answers']:,} answers", f"{found['seconds']:.1f} s", "", "under 60 s"),
+        Row("its memory", f"{found['peak_rss_gb']:.1f} GB", "", "under 4 GB"),
+        Row("a loop over problems and k, time over ours", f"{found['ratio']:.0f} ×", "", ""),
+    ]
+
+
+def served_rows(parts: list[str], catalogue: Catalogue, model: Model, folder: Path) -> list[Row]:
+    """What is measured on one engine."""
+    rows: list[Row] = []
+    with serving.serve(model, Engine(), folder / "logs", seed=0, on_progress=say) as endpoint:
+        if "grid" in parts:
+            say("the grid, in one pass and run by run")
+            rows += grid_rows(asyncio.run(bench.bench_grid(endpoint, catalogue, model)))
+        if "throughput" in parts:
+            say("throughput, ours and vLLM's benchmark in turns")
+            rows += throughput_rows(asyncio.run(bench.bench_throughput(endpoint, catalogue, model, folder)))
+    return rows
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("parts", nargs="*", choices=[*PARTS, []], default=[], help="what to measure (default: all)")
+    parts = parser.parse_args().parts or list(PARTS)
+    catalogue, begun = load_catalogue(), time.monotonic()
+    model, load = catalogue.models[MODEL], os.getloadavg()[0]
+    rows: list[Row] = []
+    with tempfile.TemporaryDirectory(prefix="thinkscale-bench-") as name:
+        folder = Path(name)
+        if "grid" in parts or "throughput" in parts:
+            rows += served_rows(parts, catalogue, model, folder)
+        if "start" in parts:
+            say("starts of the flow and of the bare engine in turns")
+            rows += start_rows(bench.bench_start(model, folder))
+        if "summaries" in parts:
+            say("summary of a million answers")
+            rows += summaries_rows()
+    table = Table("what", "measured", "range", "wanted", title=f"{MODEL} on {os.cpu_count()} cores, load {load:.1f} at the beginning")
+    for row in rows:
+        table.add_row(*row)
+    Console(width=130).print(table)
+    say(f"took {time.monotonic() - begun:.0f} s")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,31 @@
+"""What tests of several modules share: one real engine (see real_engine for how many there may be)."""
+
+import importlib.util
+
+import pytest
+import yaml
+
+import real_engine
+from thinkscale.plan import open_study
+
+
+@pytest.fixture(scope="session")
+def raised(tmp_path_factory):
+    """Opens one small study with as many samples as asked for; what was drawn before stays in its results folder."""
+    folder = tmp_path_factory.mktemp("raised")
+
+    def study(num_samples):
+        path = folder / f"{num_samples}.yaml"
+        path.write_text(yaml.safe_dump(real_engine.RAISED | {"num_samples": num_samples}))
+        return open_study(str(path), folder / "results")
+
+    return study
+
+
+@pytest.fixture(scope="session")
+def real_endpoint(raised, tmp_path_factory):
+    """ladder-100k behind a real vLLM server, which has drawn the study's first 16 samples before anything else."""
+    if importlib.util.find_spec("vllm") is None:
+        pytest.skip("no vLLM in this environment")
+    with real_engine.serving_owed(raised(16), tmp_path_factory.mktemp("logs")) as endpoint:
+        yield endpoint

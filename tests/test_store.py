@@ -1,0 +1,286 @@
+import json
+import os
+import shutil
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import duckdb
+import pandas as pd
+import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from fakes import run_toy, study
+from thinkscale.report import analyze
+from thinkscale.schema import SCHEMA_VERSION, TABLES
+from thinkscale.shards import grade_all
+from thinkscale.store import Store, StoreError, dataset, read_graded, table_from_rows
+
+GRADE = {"cell_id": "c", "problem_id": "p", "sample_index": 0, "correct": True, "correct_unforced": True, "partial": 1.0}
+GRADE |= {"status": "answered", "extracted_answer": "1", "answer_class": "1", "grader_version": "number-1"}
+
+
+def grades(number, start=0):
+    return [{**GRADE, "sample_index": i} for i in range(start, start + number)]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A whole results folder, analyzed."""
+    opened = study(tmp_path_factory.mktemp("study"), models=["fake-21k", "fake-100k"])
+    run_toy(opened)
+    analyze(opened)
+    return opened
+
+
+@pytest.fixture
+def copied(finished, tmp_path):
+    """A folder of one's own to break."""
+    shutil.copytree(finished.store.root, tmp_path / "out")
+    return Store(tmp_path / "out")
+
+
+def test_what_was_published_is_read_back(tmp_path):
+    store = Store(tmp_path / "new")
+    assert store.read("grades").num_rows == 0 and store.parts("grades") == []
+    assert store.publish("grades", "a", grades(3)) and store.publish("grades", "b", grades(2, 3))
+    table = store.read("grades")
+    assert sorted(table.to_pylist(), key=lambda r: r["sample_index"]) == grades(5)
+    assert table.schema.equals(TABLES["grades"].arrow)
+    assert store.read("grades", ["correct"]).column_names == ["correct"]
+    assert store.read_part("grades", "b").to_pylist() == grades(2, 3)
+
+
+def test_the_loser_discards_and_the_first_part_stands(tmp_path):
+    store = Store(tmp_path)
+    assert store.publish("grades", "a", grades(3))
+    before = store.parts("grades")[0].read_bytes()
+    assert not store.publish("grades", "a", grades(5))
+    assert store.parts("grades")[0].read_bytes() == before
+    assert os.listdir(store.folder("grades")) == ["a.parquet"]
+
+
+def test_only_grades_that_ask_for_it_are_replaced(tmp_path):
+    store = Store(tmp_path)
+    store.publish("grades", "a", grades(3))
+    assert store.publish("grades", "a", grades(5), replace=True)
+    assert store.read("grades").num_rows == 5 and os.listdir(store.folder("grades")) == ["a.parquet"]
+
+
+def test_of_many_writers_one_wins(tmp_path):
+    barrier = threading.Barrier(8)
+
+    def write(number):
+        barrier.wait()
+        return Store(tmp_path).publish("grades", "a", grades(number)), number
+
+    with ThreadPoolExecutor(8) as pool:
+        outcomes = list(pool.map(write, range(1, 9)))
+    (winner,) = [number for won, number in outcomes if won]
+    assert Store(tmp_path).read("grades").num_rows == winner
+    assert os.listdir(tmp_path / "grades") == ["a.parquet"]
+
+
+@pytest.mark.parametrize(
+    ("row", "said"),
+    [
+        ({k: v for k, v in GRADE.items() if k != "partial"}, r"grades: columns \['partial'\] are missing or unknown"),
+        ({**GRADE, "score": 1}, r"grades: columns \['score'\] are missing or unknown"),
+        ({**GRADE, "problem_id": None}, "grades: column problem_id is null in 1 of 1 rows"),
+        ({**GRADE, "status": None}, "column status is null"),
+    ],
+)
+def test_a_row_that_is_not_as_declared_is_refused_and_leaves_nothing(tmp_path, row, said):
+    store = Store(tmp_path)
+    with pytest.raises(StoreError, match=said):
+        store.publish("grades", "a", [row])
+    assert os.listdir(store.folder("grades")) == []
+
+
+def test_a_write_that_fails_leaves_nothing(tmp_path):
+    store = Store(tmp_path)
+    with pytest.raises(pa.ArrowInvalid):
+        store.publish("grades", "a", [{**GRADE, "sample_index": "first"}])
+    assert os.listdir(store.folder("grades")) == []
+
+
+def test_only_columns_that_may_be_null_take_null(tmp_path):
+    for name, declared in TABLES.items():
+        assert not any(declared.arrow.field(c).nullable for c in declared.key), name
+    store = Store(tmp_path)
+    store.publish("grades", "a", [{**GRADE, "extracted_answer": None, "answer_class": None}])
+    assert store.read("grades")["answer_class"].null_count == 1
+
+
+def _torn(path):
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def _garbled(path):
+    data = bytearray(path.read_bytes())
+    data[4:400] = b"\xff" * 396
+    path.write_bytes(bytes(data))
+
+
+def _empty(path):
+    path.write_bytes(b"")
+
+
+def _text(path):
+    path.write_text("correct\n1\n" * 10)
+
+
+def _foreign(path):
+    pd.DataFrame({"a": [1]}).to_parquet(path)
+
+
+def _other_version(path):
+    table = pq.read_table(path)
+    footer = {b"thinkscale": json.dumps({"schema_version": SCHEMA_VERSION + 1}).encode()}
+    pq.write_table(table.replace_schema_metadata(footer), path)
+
+
+def _other_columns(path):
+    footer = {b"thinkscale": json.dumps({"schema_version": SCHEMA_VERSION, "trace_set_id": "t"}).encode()}
+    pq.write_table(pa.table({"a": [1]}).replace_schema_metadata(footer), path)
+
+
+def _without_trace_set(path):
+    table = pq.read_table(path)
+    pq.write_table(table.replace_schema_metadata({b"thinkscale": json.dumps({"schema_version": SCHEMA_VERSION}).encode()}), path)
+
+
+def _other_types(path):
+    footer = {b"thinkscale": json.dumps({"schema_version": SCHEMA_VERSION, "trace_set_id": "t"}).encode()}
+    table = pa.table({name: ["text"] for name in TABLES["answers"].names})
+    pq.write_table(table.replace_schema_metadata(footer), path)
+
+
+BROKEN = {
+    "not a whole part": (_torn, _garbled, _empty, _text, _other_columns, _other_types),
+    "schema version": (_foreign, _other_version),
+}
+
+
+@pytest.mark.parametrize(("said", "spoil"), [(said, spoil) for said, spoils in BROKEN.items() for spoil in spoils])
+def test_a_part_that_cannot_be_trusted_is_an_error_that_names_the_file(copied, said, spoil):
+    path = copied.parts("answers")[1]
+    spoil(path)
+    with pytest.raises(StoreError, match=said) as error:
+        copied.read("answers")
+    assert str(path) in str(error.value) and "Move" in str(error.value)
+    with pytest.raises(StoreError, match=said):
+        read_graded(copied.root)
+
+
+def test_a_part_that_does_not_say_its_trace_set_is_an_error_where_that_is_asked(copied):
+    path = copied.parts("samples")[0]
+    _without_trace_set(path)
+    assert copied.read("samples").num_rows
+    with pytest.raises(StoreError, match=path.name):
+        copied.read("samples", ["trace_set_id"], {"anything"})
+
+
+@pytest.mark.parametrize("name", [".a.parquet.tmp", ".half.parquet", ".a.123.tmp", "notes.txt"])
+def test_unfinished_files_of_killed_writers_are_no_parts(copied, name):
+    before = copied.read("answers").num_rows
+    (copied.folder("answers") / name).write_bytes(b"PAR1 half")
+    assert copied.read("answers").num_rows == before
+    assert len(pd.read_parquet([str(p) for p in copied.parts("answers")])) == before
+    assert len(read_graded(copied.root)) == before
+
+
+def test_parts_of_other_trace_sets_are_left_out(finished):
+    (one,) = finished.trace_sets("fake-21k")
+    table = finished.store.read("answers", ["trace_set_id", "model"], {one.trace_set_id})
+    assert set(table["trace_set_id"].to_pylist()) == {one.trace_set_id}
+    assert table.num_rows == finished.store.read("answers").num_rows // 2
+    assert finished.store.read("answers", ["model"], set()).num_rows == 0
+
+
+def test_graded_answers_are_one_tidy_frame(finished):
+    frame = read_graded(finished.store.root)
+    declared = [*TABLES["answers"].names, *(c for c in TABLES["grades"].names if c not in TABLES["grades"].key)]
+    assert list(frame.columns) == declared
+    assert len(frame) == 2 * 12 * 4 * 3
+    assert not frame[list(TABLES["answers"].key)].duplicated().any()
+    nullable = {c.name for t in ("answers", "grades") for c in TABLES[t].columns if c.nullable}
+    assert set(frame.columns[frame.isna().any()]) <= nullable == {"extracted_answer", "answer_class"}
+    assert isinstance(frame["model"].dtype, pd.CategoricalDtype) and frame["correct"].dtype == bool
+    assert (frame["thinking_tokens"] <= frame["thinking_budget"]).all()
+    assert (frame["completion_tokens"] == frame["thinking_tokens"] + frame["injected_tokens"] + frame["answer_tokens"]).all()
+
+
+def test_an_answer_that_stands_twice_is_an_error_that_names_its_key(copied):
+    part = copied.parts("answers")[0]
+    shutil.copy(part, part.with_name("again.parquet"))
+    with pytest.raises(StoreError, match=r"answers: key \{'cell_id': .* stands 2 times; the grain is one row per cell"):
+        read_graded(copied.root)
+
+
+def test_an_answer_without_a_grade_is_an_error_that_says_what_to_run(copied):
+    copied.parts("grades")[0].unlink()
+    with pytest.raises(StoreError, match=r"48 of 288 answers have no grade. Run: python flows/regrade.py"):
+        read_graded(copied.root)
+
+
+def test_an_answer_cut_from_a_trace_that_is_not_there_is_an_error(copied):
+    copied.parts("samples")[0].unlink()
+    with pytest.raises(StoreError, match=r"32 answers name a trace that is not in samples/.*Parts of two runs were mixed"):
+        read_graded(copied.root)
+
+
+def test_grades_made_again_from_the_folder_are_the_same(finished, copied):
+    before = {p.name: p.read_bytes() for p in copied.parts("grades")}
+    for p in copied.parts("grades"):
+        p.unlink()
+    assert grade_all(copied, finished.known) == 288
+    assert {p.name: p.read_bytes() for p in copied.parts("grades")} == before
+
+
+@pytest.mark.parametrize("table", ["summary", "comparison", "claims"])
+def test_pandas_duckdb_and_polars_read_the_derived_tables(finished, table):
+    path = finished.store.root / f"{table}.parquet"
+    frame = pd.read_parquet(path)
+    assert list(frame.columns) == TABLES[table].names and (len(frame) > 0) == (table != "claims")
+    assert duckdb.sql(f"select count(*) from '{path}'").fetchall() == [(len(frame),)]
+    assert pl.read_parquet(path).shape == frame.shape
+
+
+@pytest.mark.parametrize("table", ["problems", "samples", "answers", "grades"])
+def test_pandas_duckdb_and_polars_read_the_folders(finished, table):
+    folder = finished.store.folder(table)
+    (folder / ".killed.1.tmp").write_bytes(b"half")
+    frame = pd.read_parquet(folder)
+    count = finished.store.read(table).num_rows
+    assert len(frame) == count and list(frame.columns) == TABLES[table].names
+    assert duckdb.sql(f"select count(*) from '{folder}/*.parquet'").fetchall() == [(count,)]
+    lazy = pl.scan_parquet(f"{folder}/*.parquet")
+    assert lazy.select(pl.len()).collect().item() == count
+    assert lazy.collect_schema().names() == TABLES[table].names
+    assert dataset(finished.store.root, table).count_rows() == count
+
+
+def test_the_engines_agree_on_a_number(finished):
+    root = finished.store.root
+    ours = read_graded(root).groupby(["model", "thinking_budget"], observed=True)["thinking_tokens"].sum()
+    query = f"select model, thinking_budget, sum(thinking_tokens) from '{root}/answers/*.parquet' group by all"
+    assert {(m, b): t for m, b, t in duckdb.sql(query).fetchall()} == ours.to_dict()
+    frame = pl.scan_parquet(f"{root}/answers/*.parquet").group_by("model", "thinking_budget").agg(pl.col("thinking_tokens").sum())
+    assert {(m, b): t for m, b, t in frame.collect().rows()} == ours.to_dict()
+
+
+def test_derived_tables_are_replaced_at_once(finished, tmp_path):
+    store, frame = Store(tmp_path), pd.read_parquet(finished.store.root / "summary.parquet")
+    store.write_table("summary", frame)
+    store.write_table("summary", frame.head(1))
+    assert len(pd.read_parquet(tmp_path / "summary.parquet")) == 1
+    store.write_json("manifest.json", {"a": 1})
+    assert json.loads((tmp_path / "manifest.json").read_text()) == {"a": 1}
+    assert sorted(os.listdir(tmp_path)) == ["manifest.json", "summary.parquet"]
+
+
+def test_no_rows_make_an_empty_table_of_the_declared_columns():
+    for declared in TABLES.values():
+        assert table_from_rows(declared, []).schema.equals(declared.arrow)
