@@ -142,7 +142,7 @@ class Running:
                     raise self._not_started(f"the engine ended with status {self.exit_status()} after {elapsed:.0f} s")
                 if elapsed > self.engine.start_timeout:
                     raise self._not_started(f"no completion within {self.engine.start_timeout:g} s (last seen: {seen})")
-                if elapsed - told >= 2:
+                if elapsed - told >= 5:
                     told = elapsed
                     self.on_progress(f"{self.model.name}: engine starting, {elapsed:.0f} s" + ("" if self.vitals.owned else f" ({seen})"))
                 self._ending.wait(0.2)
