@@ -103,10 +103,11 @@ CARD = """# The ladder: small models that differ in size alone
 - **What they are.** Llama architecture, one token per character, heads of 32, tied embeddings, bf16 weights. Same data in the same order,
   {steps} steps of {batch} sequences, same number of tokens for every size; the learning rate falls with the square root of the width.
   Trained by `flows/train_ladder.py`.
-- **What they were taught.** {mix} of the training examples; problems are generated without end and never repeat a held-out one (a tenth of
-  all questions, decided by a hash, is never trained on; benchmarks use only those). A fifth of the examples is answered at once, 15 % are
+- **What they were taught.** {mix} of the training examples. Problems are generated without end and never repeat a
+  held-out one (a tenth of all questions, decided by a hash, is never trained on; benchmarks use only those). A fifth of the examples is answered at once, 15 % are
   cut at a random point of the thinking and then answered, so that a forced answer is in distribution; the rest think to the end.
 - **Held-out loss** is over thinking, close, answer and end of 560 held-out problems worked in full; bytes are those of thinking and answer.
 - **What they are for.** To see emergence over size and thinking against size on any machine. They know nothing else.
-- **What they do not show.** Anything about models that were trained on text; the thinking was taught, not discovered.
+- **What they do not show.** Anything about models that were trained on text; the thinking was taught, not discovered. Each size is one
+  training run: which skill a size has picked up by the last step is partly luck of that run.
 """
