@@ -104,8 +104,9 @@ CARD = """# The ladder: small models that differ in size alone
   {steps} steps of {batch} sequences, same number of tokens for every size; the learning rate falls with the square root of the width.
   Trained by `flows/train_ladder.py`.
 - **What they were taught.** {mix} of the training examples. Problems are generated without end and never repeat a
-  held-out one (a tenth of all questions, decided by a hash, is never trained on; benchmarks use only those). A fifth of the examples is answered at once, 15 % are
-  cut at a random point of the thinking and then answered, so that a forced answer is in distribution; the rest think to the end.
+  held-out one: a tenth of all questions, decided by a hash, is never trained on, and benchmarks use only those. A fifth of the examples is
+  answered at once, 15 % are cut at a random point of the thinking and then answered, so that a forced answer is in distribution; the rest
+  think to the end.
 - **Held-out loss** is over thinking, close, answer and end of 560 held-out problems worked in full; bytes are those of thinking and answer.
 - **What they are for.** To see emergence over size and thinking against size on any machine. They know nothing else.
 - **What they do not show.** Anything about models that were trained on text; the thinking was taught, not discovered. Each size is one
