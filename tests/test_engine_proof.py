@@ -7,7 +7,6 @@ out here with nothing but the client, each budget drawn by itself with a hard ca
 import asyncio
 import collections
 import itertools
-import math
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -37,66 +36,51 @@ BENCHMARK = benchmarks(CATALOGUE)["swaps"]
 PROBLEMS = [p for p in BENCHMARK.load(40, 1) if p.difficulty == 2]
 WAVES = Sampling(temperature=2.0)
 MIDDLE, WHOLE, LARGEST = 5, 11, 24
-DRAWS = 512  # per problem and arm: 4,096 in all, so that chance makes a difference of 3 points less than once in a thousand
+DRAWS = 640  # per problem and arm: 5,120 in all, so that a difference of 3 points is 3.5 standard errors
 ANSWER_TOKENS = 8
 
 
 # --- statistics
 
 
-class Count(NamedTuple):
-    """Draws of both arms on one problem, and how many were right."""
+class Verdict(NamedTuple):
+    """Of a stratified permutation test: how often chance makes arms this unlike, or this alike."""
 
-    right: int
-    drawn: int
-    right_other: int
-    drawn_other: int
+    p: float
+    p_tail: float
+    """The same from the chi-squared law: shuffling cannot tell 1e-6 from 1e-3."""
+    p_alike: float
 
 
-def permutation_p(counts):
-    """Exact two-sided p of the stratified permutation test: arms are shuffled within each problem, the statistic is all right of one arm.
+def compare(one, other, shuffles=1999):
+    """Have both arms one law? Per problem what kinds of things each arm drew; arms are shuffled within each problem.
 
-    Its law is a sum of hypergeometric ones, one per problem: convolved here, since shuffling by hand could never resolve 1e-6.
+    The statistic is Pearson's chi-squared, summed over problems, not that of the sum: what a wrong cut gains on one problem it may lose on
+    another. With two kinds, right and wrong, it is the square of the difference in accuracy over its variance, per problem.
     """
-    law, least = np.ones(1), 0
-    for c in counts:
-        right, all_ = c.right + c.right_other, c.drawn + c.drawn_other
-        low, high = max(0, right - c.drawn_other), min(right, c.drawn)
-        law = np.convolve(law, stats.hypergeom.pmf(np.arange(low, high + 1), all_, right, c.drawn))
-        least += low
-    seen = law[sum(c.right for c in counts) - least]
-    return min(1.0, float(law[law <= seen * (1 + 1e-9)].sum()))
-
-
-def table_p(one, other, rng, shuffles=2000):
-    """Stratified permutation test of whole tables: per problem the kinds that each arm drew, chi-squared summed over problems."""
-    observed, shuffled = 0.0, np.zeros(shuffles)
+    rng, statistic, freedom = np.random.default_rng(0), np.zeros(1 + shuffles), 0
     for a, b in zip(one, other, strict=True):
         kinds = {kind: code for code, kind in enumerate(dict.fromkeys([*a, *b]))}
         codes = np.array([kinds[kind] for kind in [*a, *b]])
-        expected = np.bincount(codes) * len(a) / len(codes)
-        variance = expected * (1 - len(a) / len(codes))
-        observed += float((((np.bincount(codes[: len(a)], minlength=len(kinds)) - expected) ** 2) / variance).sum())
-        for i in range(shuffles):
-            drawn = np.bincount(rng.permutation(codes)[: len(a)], minlength=len(kinds))
-            shuffled[i] += float((((drawn - expected) ** 2) / variance).sum())
-    return (1 + int((shuffled >= observed - 1e-9).sum())) / (1 + shuffles)
+        share = len(a) / len(codes)
+        rows = np.vstack([codes, rng.permuted(np.tile(codes, (shuffles, 1)), axis=1)])[:, : len(a)]  # the first as it was drawn
+        cells = (rows + len(kinds) * np.arange(len(rows))[:, None]).ravel()
+        counts = np.bincount(cells, minlength=len(rows) * len(kinds)).reshape(len(rows), -1)
+        expected = np.bincount(codes) * share
+        statistic += ((counts - expected) ** 2 / (expected * (1 - share))).sum(axis=1)
+        freedom += len(kinds) - 1
+    seen, chance = statistic[0], statistic[1:]
+    p, p_alike = [(1 + int(extreme.sum())) / (1 + shuffles) for extreme in (chance >= seen - 1e-9, chance <= seen + 1e-9)]
+    return Verdict(p, float(stats.chi2.sf(seen, freedom)), p_alike)
 
 
-def test_the_exact_permutation_test_agrees_with_counting_every_relabelling():
-    strata = [([1, 1, 0, 1], [0, 0, 1]), ([1, 0], [0, 0, 0, 1])]
-    relabelled = itertools.product(*(itertools.combinations([*a, *b], len(a)) for a, b in strata))
-    totals = collections.Counter(sum(map(sum, chosen)) for chosen in relabelled)
-    seen = totals[sum(sum(a) for a, _ in strata)]
-    by_hand = sum(n for n in totals.values() if n <= seen) / totals.total()
-    assert math.isclose(permutation_p([Count(sum(a), len(a), sum(b), len(b)) for a, b in strata]), by_hand)
-    assert permutation_p([Count(300, 512, 200, 512)]) < 1e-9 and permutation_p([Count(200, 512, 200, 512)]) > 0.999
-
-
-def test_the_table_test_sees_a_shift_and_nothing_where_nothing_is():
+def test_the_permutation_test_agrees_with_theory_and_sees_what_it_should():
     rng = np.random.default_rng(0)
-    same, shifted = [[rng.integers(0, 5, 300).tolist() for _ in range(4)] for _ in range(2)], [rng.integers(1, 6, 300).tolist()] * 4
-    assert table_p(*same, rng, 200) > 0.01 and table_p(same[0], shifted, rng, 200) < 0.01
+    one, other = ([(rng.random(300) < p).tolist() for p in (0.2, 0.4, 0.6, 0.8)] for _ in range(2))
+    assert abs(compare(one, other).p - compare(one, other).p_tail) < 0.05 and compare(one, other).p > 0.01
+    swapped = [other[1], other[0], other[3], other[2]]  # as many right in all
+    assert compare(one, swapped).p == 1 / 2000 and compare(one, swapped).p_tail < 1e-12
+    assert compare(one, one).p_alike == 1 / 2000 and compare(one, one).p == 1.0
 
 
 # --- the two arms
@@ -112,9 +96,6 @@ class Arm:
     @property
     def accuracy(self):
         return float(np.mean(self.right))
-
-    def against(self, other):
-        return permutation_p([Count(sum(a), len(a), sum(b), len(b)) for a, b in zip(self.right, other.right, strict=True)])
 
 
 def is_right(problem, text, finish):
@@ -288,7 +269,7 @@ def test_forced_answers_find_their_traces_in_the_prefix_cache(real_endpoint):
 @pytest.mark.parametrize("budget", [MIDDLE, WHOLE])
 def test_one_pass_and_separate_capped_runs_have_the_same_law(first_arms, second_arms, budget):
     one, other = first_arms[budget], second_arms[budget]
-    p, p_kinds = one.against(other), table_p(one.kinds, other.kinds, np.random.default_rng(0))
+    p, p_kinds = compare(one.right, other.right).p, compare(one.kinds, other.kinds).p
     print(f"budget {budget}: one pass {one.accuracy:.4f}, capped {other.accuracy:.4f}, p {p:.3g}, p of ends and lengths {p_kinds:.3g}")
     assert 0.1 < other.accuracy < 0.9, "nothing to tell apart: the model was trained again? choose budgets and temperature again"
     assert p > 0.001 and p_kinds > 0.001
@@ -303,7 +284,7 @@ def test_thinking_and_its_budget_matter_here(second_arms):
 @needs_engine
 @pytest.mark.parametrize("wrong", [MIDDLE - 1, MIDDLE + 1, None], ids=["cut one token early", "cut one token late", "close forgotten"])
 def test_a_wrong_cut_is_found(first_arms, second_arms, wrong):
-    p = first_arms[wrong].against(second_arms[MIDDLE])
+    p = compare(first_arms[wrong].right, second_arms[MIDDLE].right).p_tail
     print(f"{wrong}: {first_arms[wrong].accuracy:.4f} against {second_arms[MIDDLE].accuracy:.4f}, p {p:.3g}")
     assert p < 1e-6
 
@@ -313,12 +294,18 @@ def test_a_wrong_cut_is_found(first_arms, second_arms, wrong):
 
 @needs_engine
 def test_an_engine_that_starts_again_does_not_draw_the_same_samples_again(raised, second_endpoint):
-    """The first thing that both engines drew are the same problems, 16 samples each; equal seeds would give equal traces."""
+    """Both engines drew the same problems first, 16 samples each: with equal seeds the two would be much more alike than chance allows."""
     study = raised(32)
     rows = study.store.read("samples", ["problem_id", "sample_index", "trace_hash"]).to_pylist()
     assert len(rows) == 8 * 32 and owed_shards(study, real_engine.MODEL) == []
-    old, new = [[(r["problem_id"], r["trace_hash"]) for r in rows if (r["sample_index"] < 16) == first] for first in (True, False)]
-    again = np.mean([trace in old for trace in new])
-    by_chance = np.mean([old.count(trace) > 1 for trace in old])  # drawn again by the same engine
-    print(f"{again:.1%} of the new traces were drawn before; within one engine {by_chance:.1%} are drawn again")
-    assert len(old) == len(new) and by_chance < 0.5 and again < by_chance + 0.25
+    old, new = [
+        [
+            [r["trace_hash"] for r in rows if r["problem_id"] == p.problem_id and (r["sample_index"] < 16) == first]
+            for p in study.problems("sums")
+        ]
+        for first in (True, False)
+    ]
+    distinct = sum(len(set(traces)) for traces in old)
+    verdict = compare(old, new)
+    print(f"{distinct} of 128 traces are distinct; as alike as old and new by chance: p {verdict.p_alike:.3g}")
+    assert distinct > 32 and verdict.p_alike > 0.001

@@ -70,7 +70,7 @@ def run_flow(script, results, log):
 
 
 def clear(flow):
-    """Kill what is left of a flow that we started: itself, Prefect's own server."""
+    """Kill what is left of a flow that we started: itself, and Prefect's temporary server, which outlives a SIGKILL of its flow."""
     supervise.send([*supervise.members(flow.pid), *([flow.pid] if flow.poll() is None else [])], signal.SIGKILL)
     flow.wait()
 
