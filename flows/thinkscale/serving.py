@@ -131,7 +131,7 @@ class Running:
 
     def wait_ready(self) -> Endpoint:
         """Block until a real completion came back, then watch. Raises EngineNotStarted."""
-        told = 0.0
+        told = -3.0  # the first line after two seconds, then one every five
         with self._http() as http:
             while True:
                 seen = self._try_completion(http)
