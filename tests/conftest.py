@@ -24,8 +24,8 @@ def raised(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def real_endpoint(raised, tmp_path_factory):
-    """ladder-100k behind a real vLLM server, which has drawn the study's first 16 samples before anything else."""
+    """ladder-100k behind a real vLLM server, which has drawn the small study's first samples before anything else."""
     if importlib.util.find_spec("vllm") is None:
         pytest.skip("no vLLM in this environment")
-    with real_engine.serving_owed(raised(16), tmp_path_factory.mktemp("logs")) as endpoint:
+    with real_engine.serving_owed(raised(1), tmp_path_factory.mktemp("logs")) as endpoint:
         yield endpoint

@@ -19,28 +19,32 @@ from thinkscale.shards import run_shard
 
 MODEL = "ladder-100k"
 ENGINE = Engine(start_timeout=600.0, request_timeout=300.0, concurrency=256)
+ANSWER_TOKENS = 8
 RAISED = {
     "name": "raised",
     "asks": "Does an engine that starts again draw the same samples again?",
     "models": [MODEL],
-    "benchmarks": {"sums": {"problems": 8}},
+    "benchmarks": {"sums": {"problems": 40}},
     "thinking_budgets": [40],
-    "num_samples": 16,
-    "answer_tokens": 8,
+    "num_samples": 1,
+    "answer_tokens": ANSWER_TOKENS,
     "sampling": {"temperature": 2.0},  # vLLM's largest: two draws are seldom equal by chance
 }
 
 
 @contextmanager
 def serving_owed(study, logs) -> Iterator:
-    """Serve the model with the seed that a sweep of this study would give it, and draw what is owed before anything else is asked."""
+    """Serve the model with the seed that a sweep of this study would give it, and draw what is owed before anything else is asked.
+
+    One sequence at a time: then a second engine of the same seed would draw the very same (side by side, batches differ by timing).
+    """
     shards = owed_shards(study, MODEL)
     model, seed = study.catalogue.models[MODEL], engine_seed(study, MODEL, shards)
     with serve(model, ENGINE, logs, seed=seed, device="cpu", on_progress=print) as endpoint:
 
         async def draw():
             async with Client(endpoint) as client:
-                generator = await make_generator(client, model, study.config.sampling, study.config.answer_tokens)
+                generator = await make_generator(client, model, study.config.sampling, room=1)
                 for shard in shards:
                     await run_shard(shard, generator, study.store)
 
@@ -48,7 +52,6 @@ def serving_owed(study, logs) -> Iterator:
         yield endpoint
 
 
-async def make_generator(client, model, sampling, answer_tokens=8):
-    """Draws as `evaluate` does, with as many sequences in flight as the CPU engine takes at its fastest."""
-    tags = await boundary(client, model)
-    return Generator(client, model, tags, sampling, ENGINE, answer_tokens, Room(ENGINE.concurrency))
+async def make_generator(client, model, sampling, room=ENGINE.concurrency):
+    """Draws as `evaluate` does, with so many sequences in flight."""
+    return Generator(client, model, await boundary(client, model), sampling, ENGINE, ANSWER_TOKENS, Room(room))

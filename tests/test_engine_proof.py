@@ -15,6 +15,7 @@ import pytest
 from scipy import stats
 
 import real_engine
+from real_engine import ANSWER_TOKENS
 from thinkscale.config import Sampling
 from thinkscale.endpoint import Client
 from thinkscale.generate import AnswerKey, SampleKey
@@ -31,25 +32,24 @@ LADDER = CATALOGUE.models[real_engine.MODEL]
 BENCHMARK = benchmarks(CATALOGUE)["swaps"]
 # Two swaps of five letters: the model thinks "ecbad edbac", 11 tokens. Chosen by a pilot: at temperature 1 nearly every trace is the right
 # one, so there is no law to speak of; at 2 a good part of them stray, in what they say and in how long they are. Share of right answers
-# by budget: 3 .10, 4 .12, 5 .27, 6 .35, 9 .24, 10 .64, 11 .70. So at 5 each token counts, and a cut that is off by one shows; 11 is
-# where most traces close at exactly the cap.
+# by budget: 3 .08, 4 .12, 5 .26, 6 .26 (on other problems than 5), 9 .23, 10 .67, 11 .70. So at 5 each token counts, and a cut that is
+# off by one shows; 11 is where most traces close at exactly the cap. After the ladder is trained again the choice may have to be another.
 PROBLEMS = [p for p in BENCHMARK.load(40, 1) if p.difficulty == 2]
 WAVES = Sampling(temperature=2.0)
 MIDDLE, WHOLE, LARGEST = 5, 11, 24
 DRAWS = 640  # per problem and arm: 5,120 in all, so that a difference of 3 points is 3.5 standard errors
-ANSWER_TOKENS = 8
 
 
 # --- statistics
 
 
 class Verdict(NamedTuple):
-    """Of a stratified permutation test: how often chance makes arms this unlike, or this alike."""
+    """Of a stratified permutation test: how often chance makes arms this unlike."""
 
     p: float
+    """By shuffling."""
     p_tail: float
-    """The same from the chi-squared law: shuffling cannot tell 1e-6 from 1e-3."""
-    p_alike: float
+    """By the chi-squared law, which the first tends to: shuffling cannot tell 1e-6 from 1e-3."""
 
 
 def compare(one, other, shuffles=1999):
@@ -69,9 +69,8 @@ def compare(one, other, shuffles=1999):
         expected = np.bincount(codes) * share
         statistic += ((counts - expected) ** 2 / (expected * (1 - share))).sum(axis=1)
         freedom += len(kinds) - 1
-    seen, chance = statistic[0], statistic[1:]
-    p, p_alike = [(1 + int(extreme.sum())) / (1 + shuffles) for extreme in (chance >= seen - 1e-9, chance <= seen + 1e-9)]
-    return Verdict(p, float(stats.chi2.sf(seen, freedom)), p_alike)
+    as_unlike = int((statistic >= statistic[0] - 1e-9).sum())  # itself among them
+    return Verdict(as_unlike / (1 + shuffles), float(stats.chi2.sf(statistic[0], freedom)))
 
 
 def test_the_permutation_test_agrees_with_theory_and_sees_what_it_should():
@@ -80,7 +79,7 @@ def test_the_permutation_test_agrees_with_theory_and_sees_what_it_should():
     assert abs(compare(one, other).p - compare(one, other).p_tail) < 0.05 and compare(one, other).p > 0.01
     swapped = [other[1], other[0], other[3], other[2]]  # as many right in all
     assert compare(one, swapped).p == 1 / 2000 and compare(one, swapped).p_tail < 1e-12
-    assert compare(one, one).p_alike == 1 / 2000 and compare(one, one).p == 1.0
+    assert compare(one, one).p == 1.0
 
 
 # --- the two arms
@@ -107,7 +106,7 @@ def with_generator(endpoint, sampling, do, client_class=Client, problems=PROBLEM
 
     async def go():
         async with client_class(endpoint, request_timeout=300.0) as client:
-            generator = await real_engine.make_generator(client, LADDER, sampling, ANSWER_TOKENS)
+            generator = await real_engine.make_generator(client, LADDER, sampling)
             return await do(generator, await generator.prompts(problems, prompt_text("question")))
 
     return asyncio.run(go())
@@ -171,7 +170,7 @@ def first_arms(real_endpoint):
 @pytest.fixture(scope="module")
 def second_endpoint(real_endpoint, raised, tmp_path_factory):
     """An engine started again for more samples of a study that the first one began: another seed."""
-    with real_engine.serving_owed(raised(32), tmp_path_factory.mktemp("logs")) as endpoint:
+    with real_engine.serving_owed(raised(2), tmp_path_factory.mktemp("logs")) as endpoint:
         yield endpoint
 
 
@@ -294,18 +293,11 @@ def test_a_wrong_cut_is_found(first_arms, second_arms, wrong):
 
 @needs_engine
 def test_an_engine_that_starts_again_does_not_draw_the_same_samples_again(raised, second_endpoint):
-    """Both engines drew the same problems first, 16 samples each: with equal seeds the two would be much more alike than chance allows."""
-    study = raised(32)
+    """Both engines drew one sample of the same problems first. Measured: with equal seeds all traces are equal, otherwise a third."""
+    study = raised(2)
+    assert owed_shards(study, real_engine.MODEL) == []
     rows = study.store.read("samples", ["problem_id", "sample_index", "trace_hash"]).to_pylist()
-    assert len(rows) == 8 * 32 and owed_shards(study, real_engine.MODEL) == []
-    old, new = [
-        [
-            [r["trace_hash"] for r in rows if r["problem_id"] == p.problem_id and (r["sample_index"] < 16) == first]
-            for p in study.problems("sums")
-        ]
-        for first in (True, False)
-    ]
-    distinct = sum(len(set(traces)) for traces in old)
-    verdict = compare(old, new)
-    print(f"{distinct} of 128 traces are distinct; as alike as old and new by chance: p {verdict.p_alike:.3g}")
-    assert distinct > 32 and verdict.p_alike > 0.001
+    old, new = ({r["problem_id"]: r["trace_hash"] for r in rows if r["sample_index"] == i} for i in (0, 1))
+    again = np.mean([new[problem_id] == trace for problem_id, trace in old.items()])
+    print(f"{again:.1%} of the new traces were drawn before")
+    assert len(rows) == 2 * 40 and old.keys() == new.keys() and again < 0.7
