@@ -28,7 +28,7 @@ from thinkscale.problems import benchmarks
 BUDGETS = (0, 6, 12, 18, 24, 32)
 SAMPLES = 16
 ANSWER_TOKENS = 8
-REQUESTS, LENGTH = 512, 64
+REQUESTS, LENGTH, AT_ONCE = 512, 64, 64
 API_SERVER = (sys.executable, "-m", "vllm.entrypoints.openai.api_server")
 
 
@@ -172,7 +172,7 @@ def vllm_benchmark(endpoint: Endpoint, model: Model, prompts: Sequence[str], fol
     command += ["--model", source_path(model), "--served-model-name", endpoint.model, "--tokenizer", source_path(model)]
     command += ["--dataset-name", "custom", "--dataset-path", str(data), "--skip-chat-template", "--disable-shuffle"]
     command += ["--num-prompts", str(len(prompts)), "--output-len", str(LENGTH), "--ignore-eos", "--temperature", "1"]
-    command += ["--max-concurrency", str(Engine().concurrency), "--disable-tqdm"]
+    command += ["--max-concurrency", str(AT_ONCE), "--disable-tqdm"]
     environment = {**inherited_environment(sys.executable), "OPENAI_API_KEY": endpoint.api_key, "HF_HUB_OFFLINE": "1"}
     log = folder / "vllm-benchmark.log"
     with (
@@ -221,7 +221,7 @@ async def bench_throughput(
 
 
 async def _complete_all(client: Client, prompts: Sequence[Sequence[int]], per_request: int) -> None:
-    room = Room(Engine().concurrency)
+    room = Room(AT_ONCE)
 
     async def one(group: Sequence[Sequence[int]]) -> None:
         async with room.take(len(group)):
