@@ -53,7 +53,7 @@ def reopen(folder):
     """A study as its YAML was written."""
     catalogue = Catalogue(models={name: model(name) for name in ("fake-21k", "fake-100k")}, benchmarks={}, gpus={})
     known = benchmarks(catalogue)
-    config = load_experiment(str(Path(folder) / "fake.yaml"), catalogue, {n: b.size for n, b in known.items()})
+    config = load_experiment(str(Path(folder) / "fake.yaml"), catalogue, {n: b.extent for n, b in known.items()})
     return Study(config, catalogue, known, Store(Path(folder) / "out"))
 
 

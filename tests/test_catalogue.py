@@ -12,7 +12,7 @@ from thinkscale.loading import load_catalogue, load_experiment, prompt_text
 from thinkscale.problems import benchmarks
 
 CATALOGUE = load_catalogue()
-SIZES = {name: benchmark.size for name, benchmark in benchmarks(CATALOGUE).items()}
+EXTENTS = {name: benchmark.extent for name, benchmark in benchmarks(CATALOGUE).items()}
 HUB = [m for m in CATALOGUE.models.values() if not m.source.startswith("ladder/")]
 PUBLISHED = {  # parameters as the makers' model cards or checkpoints count them
     "qwen3-0.6b": 596_049_920,
@@ -143,7 +143,7 @@ GOOD: dict[str, Any] = {
 def load(tmp_path: Path, text: str) -> Any:
     path = tmp_path / "mine.yaml"
     path.write_text(text)
-    return load_experiment(str(path), CATALOGUE, SIZES)
+    return load_experiment(str(path), CATALOGUE, EXTENTS)
 
 
 def with_change(keys: tuple[str | int, ...], value: Any) -> str:
@@ -242,9 +242,9 @@ def test_files_that_are_no_experiment(tmp_path: Path, text: str, said: str) -> N
 
 def test_unknown_experiments_name_the_nearest_shipped_one() -> None:
     with pytest.raises(ConfigError, match="no experiment 'nanoo'"):
-        load_experiment("nanoo", CATALOGUE, SIZES)
+        load_experiment("nanoo", CATALOGUE, EXTENTS)
     with pytest.raises(ConfigError, match=r"no file 'nowhere/x\.yaml'"):
-        load_experiment("nowhere/x.yaml", CATALOGUE, SIZES)
+        load_experiment("nowhere/x.yaml", CATALOGUE, EXTENTS)
 
 
 def test_a_prompt_that_is_not_there_names_the_nearest() -> None:

@@ -1,7 +1,6 @@
 """The real vLLM: what the fake only pretends. One engine for all (conftest) but the slow tests, which break theirs."""
 
 import asyncio
-import importlib.util
 import os
 import signal
 import subprocess
@@ -18,7 +17,7 @@ from thinkscale.config import Engine, Model, Sampling, Shape, Thinking
 from thinkscale.endpoint import Client, EngineDied, EngineHung, RequestRefused, ResponseInvalid
 from thinkscale.serving import serve
 
-pytestmark = [pytest.mark.engine, pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason="no vLLM in this environment")]
+pytestmark = pytest.mark.engine
 
 HERE = Path(__file__).resolve().parent
 GREEDY = Sampling(temperature=0.0)

@@ -4,7 +4,6 @@ Three engine starts: the first model, the second, and the second again after the
 """
 
 import hashlib
-import importlib.util
 import itertools
 import os
 import re
@@ -24,7 +23,7 @@ from thinkscale.plan import open_study, owed_shards, plan
 from thinkscale.schema import TABLES
 from thinkscale.store import PARTS, read_graded
 
-pytestmark = [pytest.mark.engine, pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason="no vLLM in this environment")]
+pytestmark = pytest.mark.engine
 
 FLOWS = Path(__file__).resolve().parents[1] / "flows"
 SMALL, BIG = "ladder-21k", "ladder-100k"

@@ -16,7 +16,7 @@ from thinkscale.config import digest
 from thinkscale.endpoint import Client, Endpoint, EngineFailure
 from thinkscale.generate import Generator, Room, boundary
 from thinkscale.plan import Study, owed_shards
-from thinkscale.shards import Shard, ShardDone, grade_part, publish_problems, run_shard
+from thinkscale.shards import Shard, ShardDone, grade_part, publish_problems, read_problems, run_shard
 
 log = logging.getLogger(__name__)
 
@@ -100,7 +100,7 @@ async def evaluate(study: Study, model: str, do_shard: RunShard | None = None, e
                 await asyncio.to_thread(early.stop)
             return ran
         for trace_set in study.trace_sets(model):
-            publish_problems(study.store, study.benchmark(trace_set.benchmark), study.problems(trace_set.benchmark))
+            publish_problems(study.store, study.known[trace_set.benchmark], study.problems(trace_set.benchmark))
         try:
             async with _serving(study, model, shards, early) as endpoint:
                 ran += await _run_all(study, model, shards, run, endpoint)
@@ -118,8 +118,9 @@ def grade_ungraded(study: Study) -> int:
     """Grade the parts of answers that a killed run left without grades. Returns how many parts."""
     graded = {p.name for p in study.store.parts("grades")}
     left = [p.stem for p in study.store.parts("answers") if p.name not in graded]
+    problems = read_problems(study.store) if left else {}
     for name in left:
-        grade_part(study.store, name, study.known)
+        grade_part(study.store, name, study.known, problems)
     return len(left)
 
 

@@ -48,6 +48,8 @@ class Answer(NamedTuple):
     token_count: int
     text: str
     finish: str
+    engine: str
+    """Fingerprint of the engine that drew it; a shared answer keeps that of its first drawing."""
     request_completion_tokens: int
 
 
@@ -181,7 +183,7 @@ class Generator:
             for keys, d in zip(batch, drawn, strict=True):
                 for i, key in enumerate(keys):
                     spent = len(d.token_ids) if i == 0 else 0
-                    rows.append((key, Answer(*seen_of[key], len(d.token_ids), d.text, d.finish_reason, spent)))
+                    rows.append((key, Answer(*seen_of[key], len(d.token_ids), d.text, d.finish_reason, self.client.endpoint.engine, spent)))
             return rows
 
         found = await self._bounded([(len(batch), partial(one, batch)) for batch in self._grouped(groups)])

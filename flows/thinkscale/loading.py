@@ -8,8 +8,9 @@ import difflib
 import hashlib
 import json
 import re
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import yaml
 from pydantic import ValidationError
@@ -48,13 +49,22 @@ def experiment_path(experiment: str) -> Path:
     raise ConfigError(f"no experiment '{experiment}' in flows/experiments.{nearest(experiment, shipped)}")
 
 
-def load_experiment(experiment: str, catalogue: Catalogue, benchmarks: dict[str, int | None]) -> Experiment:
+class Extent(NamedTuple):
+    """How big a benchmark is, known without reading it."""
+
+    problems: int | None
+    """None: as many as asked for."""
+    prompt_tokens: int
+    """Mean, before the chat template."""
+
+
+def load_experiment(experiment: str, catalogue: Catalogue, benchmarks: Mapping[str, Extent]) -> Experiment:
     """Read and check one experiment.
 
     Args:
         experiment: shipped name or path.
         catalogue: what it may name.
-        benchmarks: every benchmark name -> its number of problems (None: as many as asked for).
+        benchmarks: every benchmark that it may name.
     Raises: ConfigError, one for the first thing that is wrong.
     """
     path = experiment_path(experiment)
@@ -169,7 +179,7 @@ def _classes(annotation: Any) -> list[type[Strict]]:
     return [c for arg in getattr(annotation, "__args__", ()) for c in _classes(arg)]
 
 
-def _check_names(config: Experiment, catalogue: Catalogue, benchmarks: dict[str, int | None], path: Path) -> None:
+def _check_names(config: Experiment, catalogue: Catalogue, benchmarks: Mapping[str, Extent], path: Path) -> None:
     def known(key: str, found: str, valid: Any, what: str) -> None:
         if found not in valid:
             raise ConfigError(f"{path.name}: {key}: unknown {what} '{found}'.{nearest(found, valid)}")
@@ -198,7 +208,7 @@ def _check_names(config: Experiment, catalogue: Catalogue, benchmarks: dict[str,
                 )
 
 
-def _check_sizes(config: Experiment, catalogue: Catalogue, benchmarks: dict[str, int | None], path: Path) -> None:
+def _check_sizes(config: Experiment, catalogue: Catalogue, benchmarks: Mapping[str, Extent], path: Path) -> None:
     for key, values in (
         ("models", config.models),
         ("thinking_budgets", config.thinking_budgets),
@@ -208,15 +218,14 @@ def _check_sizes(config: Experiment, catalogue: Catalogue, benchmarks: dict[str,
         if double:
             raise ConfigError(f"{path.name}: {key}: '{double[0]}' is given twice.")
     for benchmark, use in config.benchmarks.items():
-        size = benchmarks[benchmark]
+        size = benchmarks[benchmark].problems
         if size is None and use.problems is None:
             raise ConfigError(f"{path.name}: benchmarks.{benchmark}.problems: missing; {benchmark} is generated without end, say how many.")
         if size is not None and use.problems is not None and use.problems > size:
             raise ConfigError(f"{path.name}: benchmarks.{benchmark}.problems: found {use.problems}, {benchmark} has {size}.")
-    largest = max(config.thinking_budgets)
+    largest, prompt = max(config.thinking_budgets), max(benchmarks[b].prompt_tokens for b in config.benchmarks)
     for name in config.models:
         model = catalogue.models[name]
-        prompt = max((catalogue.benchmarks[b].mean_prompt_tokens for b in config.benchmarks if b in catalogue.benchmarks), default=1)
         if largest + config.answer_tokens + prompt >= model.context:
             raise ConfigError(
                 f"{path.name}: thinking_budgets: {largest} + {config.answer_tokens} answer tokens + a prompt of {prompt} do not fit the "

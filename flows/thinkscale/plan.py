@@ -36,10 +36,6 @@ class Study:
     known: dict[str, Benchmark]
     store: Store
 
-    def benchmark(self, name: str) -> Benchmark:
-        """A benchmark of the experiment."""
-        return self.known[name]
-
     def problems(self, benchmark: str) -> tuple[Problem, ...]:
         """Its problems. Raises ConfigError where they cannot be read."""
         return self._problems[benchmark]
@@ -83,7 +79,7 @@ def open_study(experiment: str, results: Path = RESULTS) -> Study:
     """Read and check an experiment by shipped name or path. Raises ConfigError."""
     catalogue = load_catalogue()
     known = benchmarks(catalogue)
-    config = load_experiment(experiment, catalogue, {name: b.size for name, b in known.items()})
+    config = load_experiment(experiment, catalogue, {name: b.extent for name, b in known.items()})
     return Study(config, catalogue, known, Store(results / config.name))
 
 
@@ -111,7 +107,7 @@ def owed_shards(study: Study, model: str) -> list[Shard]:
     disk = on_disk(study, [model])
     found = []
     for trace_set in study.trace_sets(model):
-        benchmark = study.benchmark(trace_set.benchmark)
+        benchmark = study.known[trace_set.benchmark]
         problems = study.problems(benchmark.name)
         size = study.config.shard_problems
         samples = disk.samples[disk.samples["trace_set_id"] == trace_set.trace_set_id]
@@ -191,7 +187,7 @@ def _held(study: Study) -> dict[str, list[int]]:
 
 
 def _plan_row(study: Study, model: Model, trace_set: TraceSet, owed: dict[int, int], there: int) -> PlanRow:
-    config, benchmark = study.config, study.benchmark(trace_set.benchmark)
+    config, benchmark = study.config, study.known[trace_set.benchmark]
     prompt, largest = float(benchmark.mean_prompt_tokens), max(owed)
     traces = owed[largest] if largest else 0
     problems = traces / config.num_samples

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from thinkscale.config import FLOWS, Catalogue, ConfigError, HubBenchmark, digest
+from thinkscale.loading import Extent
 
 Grader = Literal["number", "exact", "choice", "reasoning_gym"]
 
@@ -65,6 +66,11 @@ class Benchmark:
     """Problem seed -> what fixes the content (generator, version and seed; or hub revision)."""
     load: Callable[[int | None, int], list[Problem]]
     """(number, seed) -> the first problems, the same prefix for every number."""
+
+    @property
+    def extent(self) -> Extent:
+        """What an experiment file is checked against."""
+        return Extent(self.size, self.mean_prompt_tokens)
 
 
 @dataclass(frozen=True)

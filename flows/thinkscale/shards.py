@@ -75,18 +75,13 @@ async def run_shard(shard: Shard, generator: Generator, store: Store) -> ShardDo
     return ShardDone(len(drawn), len(answers), grade_part(store, name, {shard.benchmark.name: shard.benchmark}, _by_id(shard.problems)))
 
 
-def grade_part(store: Store, name: str, benchmarks: Mapping[str, Benchmark], problems: Mapping[str, Problem] | None = None) -> int:
-    """Grade one part of answers and publish its grades under the same name. Returns how many are correct.
-
-    Args:
-        problems: by id; None: read from the results folder, so that grading again needs neither engine nor network.
-    """
+def grade_part(store: Store, name: str, benchmarks: Mapping[str, Benchmark], problems: Mapping[str, Problem]) -> int:
+    """Grade one part of answers, given its problems by id, and publish the grades under the same name. Returns how many are correct."""
     columns = ["benchmark", "cell_id", "problem_id", "sample_index", "ended", "answer_text", "answer_finish"]
     answers = store.read_part("answers", name, columns).to_pylist()
-    known = problems or read_problems(store)
     rows = []
     for answer in answers:
-        benchmark, problem = benchmarks[answer["benchmark"]], known[answer["problem_id"]]
+        benchmark, problem = benchmarks[answer["benchmark"]], problems[answer["problem_id"]]
         found = grade(benchmark.grader, answer["answer_text"], problem, truncated=answer["answer_finish"] == "length")
         rows.append(
             {
@@ -107,7 +102,7 @@ def grade_part(store: Store, name: str, benchmarks: Mapping[str, Benchmark], pro
 
 
 def grade_all(store: Store, benchmarks: Mapping[str, Benchmark]) -> int:
-    """Grade every part of answers again, in place of its grades. Returns how many answers."""
+    """Grade every part of answers again, in place of its grades; problems come from the results folder. Returns how many answers."""
     problems, count = read_problems(store), 0
     for path in store.parts("answers"):
         grade_part(store, path.stem, benchmarks, problems)
@@ -147,11 +142,11 @@ def read_traces(store: Store, shard: Shard) -> dict[SampleKey, Trace]:
 
 def known_answers(store: Store, shard: Shard) -> dict[tuple[SampleKey, str], Answer]:
     """Answers on disk of whole traces: a larger budget shares them."""
-    columns = ["ended", "trace_hash", "answer_tokens", "answer_text", "answer_finish"]
+    columns = ["ended", "trace_hash", "answer_tokens", "answer_text", "answer_finish", "engine"]
     rows = [r for r in _of_slice(store, "answers", columns, shard).to_pylist() if r["ended"] in ("closed", "eos")]
     return {
         (SampleKey(r["problem_id"], r["sample_index"]), r["trace_hash"]): Answer(
-            Cut((), r["ended"]), r["trace_hash"], r["answer_tokens"], r["answer_text"], r["answer_finish"], 0
+            Cut((), r["ended"]), r["trace_hash"], r["answer_tokens"], r["answer_text"], r["answer_finish"], r["engine"], 0
         )
         for r in rows
     }
@@ -228,5 +223,5 @@ def _answer_row(shard: Shard, key: AnswerKey, answer: Answer, prompts: Mapping[s
         "answer_finish": answer.finish,
         "trace_hash": answer.trace_hash,
         "request_completion_tokens": answer.request_completion_tokens,
-        "engine": generator.client.endpoint.engine,
+        "engine": answer.engine,
     }

@@ -15,7 +15,6 @@ from typing import Any
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 
 from thinkscale.schema import SCHEMA_VERSION, TABLES, Table, TableName
@@ -185,11 +184,6 @@ def table_from_rows(declared: Table, rows: Iterable[Mapping[str, Any]]) -> pa.Ta
             raise StoreError(f"{declared.name}: column {column.name} is null in {values.null_count} of {len(rows)} rows.")
         columns.append(values.dictionary_encode() if pa.types.is_dictionary(column.type) else values)
     return pa.Table.from_arrays(columns, schema=declared.arrow)
-
-
-def dataset(root: Path, table: TableName) -> ds.Dataset:
-    """The parts of a table as a lazy Arrow dataset, for results larger than memory."""
-    return ds.dataset([str(p) for p in Store(root).parts(table)], format="parquet")
 
 
 def _decoded(column: pa.ChunkedArray) -> pa.ChunkedArray:
