@@ -35,7 +35,7 @@ async def analyze(experiment: str, results: str = str(RESULTS)) -> report.Analys
         experiment: name of a shipped experiment or path of a YAML file.
         results: where results folders are.
     """
-    return analyze_tables(cast(Study, quote(open_study(experiment, Path(results)))))
+    return analyze_tables(cast(Study, quote(open_study(experiment, results))))
 
 
 if COMMAND is not None:

@@ -17,9 +17,10 @@ from prefect.utilities.annotations import quote  # noqa: E402
 from thinkscale import evaluate  # noqa: E402
 from thinkscale.endpoint import RequestFailed  # noqa: E402
 from thinkscale.generate import Generator  # noqa: E402
-from thinkscale.plan import RESULTS, Study, open_study  # noqa: E402
+from thinkscale.plan import RESULTS, open_study  # noqa: E402
 from thinkscale.serving import Running  # noqa: E402
 from thinkscale.shards import Shard, ShardDone, run_shard  # noqa: E402
+from thinkscale.store import Store  # noqa: E402
 
 EARLY: dict[str, Running] = {}
 """Engines that `sweep.py` started while Prefect was being imported."""
@@ -33,9 +34,9 @@ async def _transient(task: object, task_run: object, state: State[ShardDone]) ->
 @task(
     task_run_name="{label}", cache_policy=NO_CACHE, persist_result=False, retries=2, retry_delay_seconds=10, retry_condition_fn=_transient
 )
-async def generate_shard(label: str, shard: Shard, generator: Generator, study: Study) -> ShardDone:
+async def generate_shard(label: str, shard: Shard, generator: Generator, store: Store) -> ShardDone:
     """Draw, answer and grade one shard."""
-    return await run_shard(shard, generator, study.store)
+    return await run_shard(shard, generator, store)
 
 
 @flow(name="evaluate-model", flow_run_name="{model}", persist_result=False)
@@ -47,11 +48,11 @@ async def evaluate_model(experiment: str, model: str, results: str = str(RESULTS
         model: one of its models.
         results: where results folders are.
     """
-    study = open_study(experiment, Path(results))
+    study = open_study(experiment, results)
 
-    async def in_task(shard: Shard, generator: Generator) -> ShardDone:
+    async def in_task(shard: Shard, generator: Generator, store: Store) -> ShardDone:
         # quote: Prefect would otherwise walk through every key of the shard, looking for futures
-        parts = cast(tuple[Shard, Generator, Study], tuple(map(quote, (shard, generator, study))))
+        parts = cast(tuple[Shard, Generator, Store], tuple(map(quote, (shard, generator, store))))
         return await generate_shard(f"{model} {shard.label}", *parts)
 
     return await evaluate.evaluate(study, model, in_task, EARLY.pop(model, None))

@@ -35,7 +35,7 @@ async def regrade(experiment: str, results: str = str(RESULTS)) -> int:
         experiment: name of a shipped experiment or path of a YAML file.
         results: where results folders are.
     """
-    return grade_stored_answers(cast(Study, quote(open_study(experiment, Path(results)))))
+    return grade_stored_answers(cast(Study, quote(open_study(experiment, results))))
 
 
 if COMMAND is not None:

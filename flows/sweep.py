@@ -28,7 +28,7 @@ async def sweep(experiment: str, results: str = str(RESULTS)) -> None:
         experiment: name of a shipped experiment or path of a YAML file.
         results: where results folders are.
     """
-    study = open_study(experiment, Path(results))
+    study = open_study(experiment, results)
     write_manifest(study)
     for model in study.config.models:
         await evaluate_model(experiment, model, results)

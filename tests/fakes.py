@@ -12,6 +12,7 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -141,13 +142,14 @@ class Dying(Store):
 
     def __init__(self, root, table, count):
         super().__init__(root)
-        self.table, self.left = table, count
+        self.table, self.left, self.one_at_a_time = table, count, threading.Lock()
 
     def publish(self, table, name, rows, **options):
-        self.left -= table == self.table
-        if not self.left:
-            os.kill(os.getpid(), signal.SIGKILL)
-        return super().publish(table, name, rows, **options)
+        with self.one_at_a_time:  # two shards are under way: the parts before the fatal one are whole
+            self.left -= table == self.table
+            if not self.left:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return super().publish(table, name, rows, **options)
 
 
 def run_fake(opened, **options):
@@ -165,7 +167,8 @@ def start_child(opened, die_before=None):
 
 def run_child(folder, die_before):
     opened = reopen(folder)
-    run_fake(dataclasses.replace(opened, store=Dying(opened.store.root, *die_before)) if die_before else opened)
+    ran = run_fake(dataclasses.replace(opened, store=Dying(opened.store.root, *die_before)) if die_before else opened)
+    print(f"ran {ran}", file=sys.stderr)
 
 
 def engines(opened):

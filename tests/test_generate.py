@@ -193,7 +193,7 @@ def test_a_failed_request_raises_and_cancels_the_rest(error):
             draw(client, concurrency=8)
         gc.collect()
     assert len(client.requests) == 2 and client.in_flight == 0
-    assert not warned, "of work that was prepared and never begun"
+    assert not [str(w.message) for w in warned if "never awaited" in str(w.message)], "of work that was prepared and never begun"
 
 
 @pytest.mark.parametrize("fail_after", range(5))

@@ -12,11 +12,12 @@ import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 import pytest
 
-from fakes import run_toy, study
+from fakes import rows, run_toy, study
+from thinkscale.plan import owed_shards
 from thinkscale.report import analyze
 from thinkscale.schema import SCHEMA_VERSION, TABLES
 from thinkscale.shards import grade_all
-from thinkscale.store import Store, StoreError, read_graded, table_from_rows
+from thinkscale.store import PARTS, Store, StoreError, read_graded, table_from_rows
 
 GRADE = {"cell_id": "c", "problem_id": "p", "sample_index": 0, "correct": True, "correct_unforced": True, "partial": 1.0}
 GRADE |= {"status": "answered", "extracted_answer": "1", "answer_class": "1", "grader_version": "number-1"}
@@ -96,14 +97,14 @@ def test_a_row_that_is_not_as_declared_is_refused_and_leaves_nothing(tmp_path, r
     store = Store(tmp_path)
     with pytest.raises(StoreError, match=said):
         store.publish("grades", "a", [row])
-    assert os.listdir(store.folder("grades")) == []
+    assert os.listdir(tmp_path) == []
 
 
 def test_a_write_that_fails_leaves_nothing(tmp_path):
     store = Store(tmp_path)
     with pytest.raises(pa.ArrowInvalid):
         store.publish("grades", "a", [{**GRADE, "sample_index": "first"}])
-    assert os.listdir(store.folder("grades")) == []
+    assert os.listdir(tmp_path) == []
 
 
 def test_only_columns_that_may_be_null_take_null(tmp_path):
@@ -158,29 +159,83 @@ def _other_types(path):
     pq.write_table(table.replace_schema_metadata(footer), path)
 
 
-BROKEN = {
-    "not a whole part": (_torn, _garbled, _empty, _text, _other_columns, _other_types),
-    "schema version": (_foreign, _other_version),
-}
+def _flipped(path):
+    """One bit of one number, where neither a compression nor an encoding would notice."""
+    table = pq.read_table(path)
+    pq.write_table(table, path, compression="none", use_dictionary=False, write_page_checksum=True)
+    chunk = pq.read_metadata(path).row_group(0).column(table.column_names.index("completion_tokens"))
+    data = bytearray(path.read_bytes())
+    data[chunk.data_page_offset + chunk.total_compressed_size - 4] ^= 1
+    path.write_bytes(bytes(data))
 
 
-@pytest.mark.parametrize(("said", "spoil"), [(said, spoil) for said, spoils in BROKEN.items() for spoil in spoils])
-def test_a_part_that_cannot_be_trusted_is_an_error_that_names_the_file(copied, said, spoil):
-    path = copied.parts("answers")[1]
+def _shortened(path):
+    """As a flipped bit in the footer does: the file is sound, and rows are missing."""
+    table = pq.read_table(path)
+    pq.write_table(table.slice(0, table.num_rows - 1), path)
+
+
+BROKEN = (_torn, _garbled, _empty, _text, _foreign, _other_columns, _other_types, _without_trace_set, _flipped, _shortened)
+
+
+@pytest.mark.parametrize(("table", "spoil"), [(t, s) for t in ("samples", "answers") for s in BROKEN if (t, s) != ("samples", _flipped)])
+def test_a_part_that_cannot_be_trusted_is_set_aside_and_said(copied, table, spoil, caplog):
+    path = next(p for p in copied.parts(table) if "fake-100k" in pq.read_table(p)["model"].to_pylist())
+    rows, whole = pq.read_table(path).num_rows, copied.read(table).num_rows
     spoil(path)
-    with pytest.raises(StoreError, match=said) as error:
+    spoiled = path.read_bytes()
+    assert Store(copied.root).read(table).num_rows == whole - rows
+    (aside,) = copied.quarantined()
+    assert not path.exists() and aside.read_bytes() == spoiled and aside.name.startswith(f"{table}-{path.stem}-")
+    assert f"{path}: not a whole part of this table" in caplog.text and str(aside) in caplog.text
+    assert not (copied.folder("grades") / path.name).exists()  # grades of answers have their name
+    assert copied.set_aside_orphans() == (table == "samples") and copied.set_aside_orphans() == 0
+    assert len(copied.quarantined()) == 1 + (table == "samples")
+    read_graded(copied.root)  # what is left is sound
+
+
+def test_a_part_that_cannot_be_set_aside_is_an_error_that_says_what_to_do(copied):
+    path = copied.parts("answers")[0]
+    _torn(path)
+    (copied.root / "quarantine").write_text("in the way")
+    with pytest.raises(StoreError, match=r"not a whole part.*cannot be moved.*Move it away and run again") as error:
         copied.read("answers")
-    assert str(path) in str(error.value) and "Move" in str(error.value)
-    with pytest.raises(StoreError, match=said):
-        read_graded(copied.root)
+    assert str(path) in str(error.value) and path.exists()
 
 
-def test_a_part_that_does_not_say_its_trace_set_is_an_error_where_that_is_asked(copied):
-    path = copied.parts("samples")[0]
-    _without_trace_set(path)
-    assert copied.read("samples").num_rows
-    with pytest.raises(StoreError, match=path.name):
-        copied.read("samples", ["trace_set_id"], {"anything"})
+def test_a_part_of_another_version_is_an_error_and_stays(copied):
+    path = copied.parts("answers")[1]
+    _other_version(path)
+    for read in (lambda: copied.read("answers"), lambda: read_graded(copied.root)):
+        with pytest.raises(StoreError, match=r"schema version 2, this is version 1. Move the file") as error:
+            read()
+        assert str(path) in str(error.value) and path.exists()
+
+
+def test_a_store_that_cannot_be_read_just_now_sets_nothing_aside(copied):
+    path = copied.parts("answers")[0]
+    data = path.read_bytes()
+    path.unlink()
+    path.mkdir()  # reading it is an OSError, as when a network filesystem is away
+    with pytest.raises(OSError, match="directory"):
+        copied.read("answers")
+    assert not copied.quarantined()
+    path.rmdir()
+    path.write_bytes(data)
+    assert copied.read("answers").num_rows == 288
+
+
+def test_what_was_set_aside_is_owed_and_drawn_again_to_the_same_tables(tmp_path):
+    opened = study(tmp_path)
+    run_toy(opened, engine_seed=0)
+    before = {t: rows(opened, t) for t in PARTS}
+    for table in PARTS:
+        _torn(opened.store.parts(table)[0])
+    opened.store.read("samples")
+    opened.store.set_aside_orphans()
+    assert 0 < sum(len(s.answers) for s in owed_shards(opened, "fake-100k")) < 144
+    run_toy(opened, engine_seed=0)
+    assert {t: rows(opened, t) for t in PARTS} == before and len(read_graded(opened.store.root)) == 144
 
 
 @pytest.mark.parametrize("name", [".a.parquet.tmp", ".half.parquet", ".a.123.tmp", "notes.txt"])
@@ -228,7 +283,7 @@ def test_an_answer_without_a_grade_is_an_error_that_says_what_to_run(copied):
 
 def test_an_answer_cut_from_a_trace_that_is_not_there_is_an_error(copied):
     copied.parts("samples")[0].unlink()
-    with pytest.raises(StoreError, match=r"32 answers name a trace that is not in samples/.*Parts of two runs were mixed"):
+    with pytest.raises(StoreError, match=r"32 answers name a trace that is not in samples/.*sets such answers aside and draws them again"):
         read_graded(copied.root)
 
 

@@ -213,6 +213,8 @@ class Engine(Strict):
     """Seconds for one request."""
     max_restarts: Annotated[int, Field(ge=0)] = 2
     """How often a hung or dead engine is started again."""
+    claim_timeout: Annotated[float, Field(gt=0)] = 60.0
+    """Seconds of silence after which what another run has claimed counts as abandoned."""
     concurrency: Positive = 256
     """Sequences in flight; at 64 only one request of forced answers was, and the ladder's engine idled in between (a quarter slower)."""
     prompts_per_request: Positive = 64

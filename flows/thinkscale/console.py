@@ -8,7 +8,6 @@ import argparse
 import logging
 import os
 import sys
-from pathlib import Path
 from typing import NamedTuple
 
 from rich.console import Console
@@ -33,7 +32,7 @@ def command(about: str | None) -> Command:
     asked = _parser(about).parse_args()
     _study(asked.experiment, asked.results)
     log_to_terminal()
-    return Command(asked.experiment, str(asked.results), {})
+    return Command(asked.experiment, asked.results, {})
 
 
 def sweep_command(about: str | None) -> Command:
@@ -46,17 +45,17 @@ def sweep_command(about: str | None) -> Command:
         Console(width=150).print(plan_table(study, plan(study)))
         sys.exit()
     log_to_terminal()
-    return Command(asked.experiment, str(asked.results), start_first(study))
+    return Command(asked.experiment, asked.results, start_first(study))
 
 
 def _parser(about: str | None) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=about)
     parser.add_argument("experiment", help="name of a shipped experiment (flows/experiments/) or path of a YAML file")
-    parser.add_argument("--results", type=Path, default=RESULTS, help="where results folders are (default: results/)")
+    parser.add_argument("--results", default=str(RESULTS), help="folder or URL (s3://, gs://) of results folders (default: results/)")
     return parser
 
 
-def _study(experiment: str, results: Path) -> Study:
+def _study(experiment: str, results: str) -> Study:
     try:
         return open_study(experiment, results)
     except ConfigError as e:

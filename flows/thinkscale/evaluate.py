@@ -1,7 +1,8 @@
 """One model, all it owes: start its engine once, run its shards, start again when the engine fails, stop it.
 
 Why: starting an engine costs minutes, so a model starts once for all its cells; a dead or hung engine must cost no more than the shards
-that were in flight. What it does not do: schedule models (the flows do), decide what is owed (`plan`).
+that were in flight. Several runs share the shards by claims; a run that is told to end (SIGTERM: the job is preempted) finishes what it
+can in seconds. What it does not do: schedule models (the flows do), decide what is owed (`plan`).
 """
 
 import asyncio
@@ -10,13 +11,18 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from functools import partial
 
-from thinkscale import serving
+from thinkscale import files, serving
+from thinkscale.claims import ClaimLost, Claims
 from thinkscale.config import digest
+from thinkscale.drain import Drain, drain_on_sigterm
 from thinkscale.endpoint import Client, Endpoint, EngineFailure
 from thinkscale.generate import Generator, Room, boundary
-from thinkscale.plan import Study, owed_shards
-from thinkscale.shards import Shard, ShardDone, grade_part, publish_problems, read_problems, run_shard
+from thinkscale.mend import mend
+from thinkscale.plan import Study, owed_now, owed_shards, slice_ids
+from thinkscale.shards import Shard, ShardDone, run_shard
+from thinkscale.store import Guarded, Store
 
 log = logging.getLogger(__name__)
 
@@ -24,7 +30,10 @@ SHARDS_AT_ONCE = 2
 """The next shard's traces fill the engine while the last answers of this one come in."""
 REPORT_SECONDS = 5.0
 
-RunShard = Callable[[Shard, Generator], Awaitable[ShardDone]]
+WAIT_SECONDS = 2.0
+"""Between looks at claims of others, while they do all that is owed."""
+
+RunShard = Callable[[Shard, Generator, Store], Awaitable[ShardDone]]
 
 
 @dataclass
@@ -66,7 +75,7 @@ def start_engine(study: Study, model: str, shards: list[Shard]) -> serving.Runni
     return serving.start(
         study.catalogue.models[model],
         study.config.engine,
-        study.store.root / "logs",
+        study.logs,
         seed=engine_seed(study, model, shards),
         on_progress=lambda line: log.info("%s", line),
     )
@@ -81,47 +90,111 @@ def start_first(study: Study) -> dict[str, serving.Running]:
     return {}
 
 
-async def evaluate(study: Study, model: str, do_shard: RunShard | None = None, early: serving.Running | None = None) -> int:
-    """Do all that a model owes.
+async def evaluate(study: Study, model: str, do_shard: RunShard = run_shard, early: serving.Running | None = None) -> int:
+    """Do all that a model owes, or see it done by others.
 
     Args:
-        do_shard: runs one shard (a flow passes its task); None: straight.
+        do_shard: runs one shard and publishes in the store that it is given (a flow passes its task).
         early: an engine of this model that was already started.
-    Returns: how many shards were run. Raises: EngineFailure after `max_restarts` restarts, or what a shard raises.
+    Returns: how many shards were run here. Raises: EngineFailure after `max_restarts` restarts, Preempted, or what a shard raises.
     """
-    run = do_shard or (lambda shard, generator: run_shard(shard, generator, study.store))
-    ran, restarts = 0, 0
-    while True:
-        grade_ungraded(study)
-        shards = owed_shards(study, model)
-        if not shards:
-            log.info("%s: nothing owed", model)
+    files.check(study.store.root)
+    timeout = study.config.engine.claim_timeout
+    with drain_on_sigterm(model) as drain, Claims(study.store, model, timeout, str(study.logs)) as claims:
+        run = Run(study, model, claims, drain, do_shard)
+        try:
+            ran, restarts = 0, 0
+            while shards := await asyncio.to_thread(run.owed):
+                try:
+                    ran += await run.some(shards, early)
+                except EngineFailure as e:
+                    restarts += 1
+                    if restarts > study.config.engine.max_restarts:
+                        raise
+                    again = f"Starting the engine again ({restarts} of at most {study.config.engine.max_restarts}); finished shards stay."
+                    log.warning("%s\n%s", e, again)
+                early = None
+        finally:
             if early is not None:
                 await asyncio.to_thread(early.stop)
-            return ran
-        for trace_set in study.trace_sets(model):
-            publish_problems(study.store, study.known[trace_set.benchmark], study.problems(trace_set.benchmark))
+        log.info("%s: nothing owed", model)
+        claims.forget(slice_ids(study, model))
+        return ran
+
+
+@dataclass
+class Run:
+    """One model's evaluation by this process."""
+
+    study: Study
+    model: str
+    claims: Claims
+    drain: Drain
+    do_shard: RunShard
+
+    def owed(self) -> list[Shard]:
+        """What is owed now."""
+        mend(self.study)
+        return owed_shards(self.study, self.model)
+
+    async def some(self, shards: list[Shard], early: serving.Running | None) -> int:
+        """Run the shards that nobody else has claimed; if others have them all, wait until one is free. Returns how many were run."""
+        free = [shard for shard in shards if self.claims.is_free(shard.slice_id)]
+        if free:
+            async with _serving(self.study, self.model, free, early) as endpoint:
+                return await self._all(free, endpoint)
+        log.info("%s: other runs are at work on all %d shards that are owed; waiting", self.model, len(shards))
+        if early is not None:
+            await asyncio.to_thread(early.stop)
+        while not self.drain.asked and not any(self.claims.is_free(shard.slice_id) for shard in shards):
+            await asyncio.sleep(WAIT_SECONDS)
+        self.drain.check()
+        return 0
+
+    async def _all(self, shards: list[Shard], endpoint: Endpoint) -> int:
+        entry, engine = self.study.catalogue.models[self.model], self.study.config.engine
+        progress = Progress(self.model, sum(s.sequences for s in shards))
+        async with Client(endpoint, request_timeout=engine.request_timeout) as client:
+            tags, room, cap = await boundary(client, entry), Room(engine.concurrency), self.study.config.answer_tokens
+            generators = {
+                s.trace_set.trace_set_id: Generator(client, entry, tags, s.trace_set.sampling, engine, cap, room, progress.drawn)
+                for s in shards
+            }
+            places = asyncio.Semaphore(SHARDS_AT_ONCE)
+
+            async def one(shard: Shard) -> bool:
+                async with places:
+                    return not self.drain.asked and await self._one(shard, generators[shard.trace_set.trace_set_id])
+
+            reporter = asyncio.create_task(progress.report())
+            try:
+                async with asyncio.TaskGroup() as group:
+                    tasks = [group.create_task(one(shard)) for shard in shards]
+            except BaseExceptionGroup as failures:
+                raise _worst(failures) from failures
+            finally:
+                reporter.cancel()
+        log.info("%s", progress)
+        self.drain.check()
+        return sum(task.result() for task in tasks)
+
+    async def _one(self, shard: Shard, generator: Generator) -> bool:
+        """Run one shard if it is ours to run; False where others have it, or had it."""
+        if not await asyncio.to_thread(self.claims.take, shard.slice_id, shard.label):
+            return False
         try:
-            async with _serving(study, model, shards, early) as endpoint:
-                ran += await _run_all(study, model, shards, run, endpoint)
-        except EngineFailure as e:
-            restarts += 1
-            if restarts > study.config.engine.max_restarts:
-                raise
-            log.warning(
-                "%s\nStarting the engine again (%d of at most %d); finished shards stay.", e, restarts, study.config.engine.max_restarts
-            )
-        early = None
-
-
-def grade_ungraded(study: Study) -> int:
-    """Grade the parts of answers that a killed run left without grades. Returns how many parts."""
-    graded = {p.name for p in study.store.parts("grades")}
-    left = [p.stem for p in study.store.parts("answers") if p.name not in graded]
-    problems = read_problems(study.store) if left else {}
-    for name in left:
-        grade_part(study.store, name, study.known, problems)
-    return len(left)
+            shard = await asyncio.to_thread(owed_now, self.study, shard)
+            if not shard.sequences:
+                return False
+            guarded = Guarded(self.study.store, partial(self.claims.check, shard.slice_id))
+            done = await self.do_shard(shard, generator, guarded)
+        except ClaimLost as e:
+            log.warning("%s: %s: %s Its work here is forgotten.", self.model, shard.label, e)
+            return False
+        finally:
+            await asyncio.to_thread(self.claims.release, shard.slice_id)
+        log.info("%s: %s done, %s of %s answers correct", self.model, shard.label, f"{done.correct:,}", f"{done.answers:,}")
+        return True
 
 
 @asynccontextmanager
@@ -131,38 +204,6 @@ async def _serving(study: Study, model: str, shards: list[Shard], early: serving
         yield await asyncio.to_thread(running.wait_ready)
     finally:
         await asyncio.to_thread(running.stop)
-
-
-async def _run_all(study: Study, model: str, shards: list[Shard], run: RunShard, endpoint: Endpoint) -> int:
-    entry, engine = study.catalogue.models[model], study.config.engine
-    progress = Progress(model, sum(s.sequences for s in shards))
-    async with Client(endpoint, request_timeout=engine.request_timeout) as client:
-        tags = await boundary(client, entry)
-        room = Room(engine.concurrency)
-        generators = {
-            s.trace_set.trace_set_id: Generator(
-                client, entry, tags, s.trace_set.sampling, engine, study.config.answer_tokens, room, progress.drawn
-            )
-            for s in shards
-        }
-        places = asyncio.Semaphore(SHARDS_AT_ONCE)
-
-        async def one(shard: Shard) -> None:
-            async with places:
-                done = await run(shard, generators[shard.trace_set.trace_set_id])
-                log.info("%s: %s done, %s of %s answers correct", model, shard.label, f"{done.correct:,}", f"{done.answers:,}")
-
-        reporter = asyncio.create_task(progress.report())
-        try:
-            async with asyncio.TaskGroup() as group:
-                for shard in shards:
-                    group.create_task(one(shard))
-        except BaseExceptionGroup as failures:
-            raise _worst(failures) from failures
-        finally:
-            reporter.cancel()
-        log.info("%s", progress)
-    return len(shards)
 
 
 def _worst(failures: BaseExceptionGroup[BaseException]) -> BaseException:

@@ -6,21 +6,24 @@ What it does not do: start anything; `--plan` prints this and imports neither pr
 
 import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pyarrow.compute as pc
 from rich.table import Table as RichTable
 
 from thinkscale import cost
 from thinkscale.config import Catalogue, Experiment, Model, TraceSet
+from thinkscale.files import is_local, place
 from thinkscale.generate import AnswerKey, SampleKey
 from thinkscale.loading import load_catalogue, load_experiment, model_revision, prompt_text
 from thinkscale.problems import Benchmark, Problem, benchmarks
+from thinkscale.schema import TableName
 from thinkscale.shards import Shard
 from thinkscale.store import Store
 
@@ -35,6 +38,12 @@ class Study:
     catalogue: Catalogue
     known: dict[str, Benchmark]
     store: Store
+
+    @property
+    def logs(self) -> Path:
+        """Where engines log, always on a disk: with the results, or in the default place where those are in an object store."""
+        root = self.store.root
+        return (root if is_local(root) else RESULTS / self.config.name) / "logs"
 
     def problems(self, benchmark: str) -> tuple[Problem, ...]:
         """Its problems. Raises ConfigError where they cannot be read."""
@@ -75,76 +84,83 @@ class Study:
         return {t.cell_id(b): (t.trace_set_id, b) for t in sets for b in self.config.thinking_budgets}
 
 
-def open_study(experiment: str, results: Path = RESULTS) -> Study:
-    """Read and check an experiment by shipped name or path. Raises ConfigError."""
+def open_study(experiment: str, results: str | Path = RESULTS) -> Study:
+    """Read and check an experiment by shipped name or path; `results` is a folder or the URL of one. Raises ConfigError."""
     catalogue = load_catalogue()
     known = benchmarks(catalogue)
     config = load_experiment(experiment, catalogue, {name: b.extent for name, b in known.items()})
-    return Study(config, catalogue, known, Store(results / config.name))
+    return Study(config, catalogue, known, Store(place(results) / config.name))
 
 
 class OnDisk(NamedTuple):
-    """Keys on disk."""
+    """What of a trace set is on disk."""
 
-    samples: pd.DataFrame
-    """trace_set_id, problem_id, sample_index, and of the longest trace: ended, trace_budget."""
-    answers: pd.DataFrame
+    samples: dict[SampleKey, tuple[str, int]]
+    """How the longest trace of each sample ended, and under which cap."""
+    answers: set[tuple[str, str, int]]
     """cell_id, problem_id, sample_index."""
 
 
-def on_disk(study: Study, models: Sequence[str]) -> OnDisk:
-    """Read the keys of all parts of some models. Raises StoreError for a part that cannot be trusted."""
-    sets = {t.trace_set_id for model in models for t in study.trace_sets(model)}
-    key = ["trace_set_id", "problem_id", "sample_index"]
-    samples = study.store.read("samples", [*key, "trace_budget", "ended"], sets).to_pandas()
-    samples = samples.astype({c: str for c in ("trace_set_id", "problem_id", "ended")}).sort_values("trace_budget")
-    answers = study.store.read("answers", ["cell_id", "problem_id", "sample_index"], sets).to_pandas()
-    return OnDisk(samples.drop_duplicates(key, keep="last"), answers.astype({"cell_id": str, "problem_id": str}))
+def on_disk(study: Study, trace_set_id: str, problems: Sequence[Problem] | None = None) -> OnDisk:
+    """Read the keys of a trace set, all or of some problems. Raises StoreError for a part of another schema version."""
+    samples = _keys(study, "samples", ["problem_id", "sample_index", "ended", "trace_budget"], trace_set_id, problems)
+    answers = _keys(study, "answers", ["cell_id", "problem_id", "sample_index"], trace_set_id, problems)
+    longest_last = samples.sort_values("trace_budget").itertuples(index=False)
+    return OnDisk({SampleKey(p, int(i)): (e, int(b)) for p, i, e, b in longest_last}, set(answers.itertuples(index=False, name=None)))
+
+
+def _keys(study: Study, table: TableName, columns: list[str], trace_set_id: str, problems: Sequence[Problem] | None) -> pd.DataFrame:
+    rows = study.store.read(table, columns, {trace_set_id})
+    if problems is not None:
+        rows = rows.filter(pc.is_in(rows["problem_id"].cast(pa.string()), pa.array([p.problem_id for p in problems])))
+    frame: pd.DataFrame = rows.to_pandas().astype({c: str for c in columns if pa.types.is_dictionary(rows.schema.field(c).type)})
+    return frame
 
 
 def owed_shards(study: Study, model: str) -> list[Shard]:
     """The shards of one model that owe something, in the order of the YAML."""
-    disk = on_disk(study, [model])
     found = []
     for trace_set in study.trace_sets(model):
-        benchmark = study.known[trace_set.benchmark]
-        problems = study.problems(benchmark.name)
-        size = study.config.shard_problems
-        samples = disk.samples[disk.samples["trace_set_id"] == trace_set.trace_set_id]
-        have = {
-            SampleKey(p, int(i)): (e, int(b))
-            for p, i, e, b in samples[["problem_id", "sample_index", "ended", "trace_budget"]].itertuples(index=False)
-        }
-        cells = {b: trace_set.cell_id(b) for b in study.config.thinking_budgets}
-        rows = disk.answers[disk.answers["cell_id"].isin(cells.values())]
-        answered = set(rows.itertuples(index=False, name=None))
-        for start in range(0, len(problems), size):
-            part = problems[start : start + size]
-            label = f"{benchmark.name} {start + 1}-{start + len(part)}"
-            shard = _owed(Shard(trace_set, benchmark, label, part, max(cells), (), (), ()), study.config, have, answered, cells)
-            if shard.sequences:
-                found.append(shard)
+        disk = on_disk(study, trace_set.trace_set_id)
+        found += [shard for whole in _slices(study, trace_set) if (shard := _owed(study, whole, disk)).sequences]
     return found
 
 
-def _owed(
-    shard: Shard, config: Experiment, have: dict[SampleKey, tuple[str, int]], answered: set[tuple[str, str, int]], cells: dict[int, str]
-) -> Shard:
-    planned = [SampleKey(p.problem_id, i) for p, i in itertools.product(shard.problems, range(config.num_samples))]
+def owed_now(study: Study, shard: Shard) -> Shard:
+    """The same slice with what it owes by now: others may have worked on it since."""
+    return _owed(study, shard, on_disk(study, shard.trace_set.trace_set_id, shard.problems))
+
+
+def slice_ids(study: Study, model: str) -> set[str]:
+    """Every slice of one model, see `claims`."""
+    return {shard.slice_id for t in study.trace_sets(model) for shard in _slices(study, t)}
+
+
+def _slices(study: Study, trace_set: TraceSet) -> list[Shard]:
+    """A trace set's problems in shards, without what they owe."""
+    benchmark, size = study.known[trace_set.benchmark], study.config.shard_problems
+    problems, budget = study.problems(benchmark.name), max(study.config.thinking_budgets)
+    found = []
+    for start in range(0, len(problems), size):
+        part = problems[start : start + size]
+        label = f"{benchmark.name} {start + 1}-{start + len(part)}"
+        found.append(Shard(trace_set, benchmark, label, part, budget, (), (), ()))
+    return found
+
+
+def _owed(study: Study, shard: Shard, disk: OnDisk) -> Shard:
+    """The shard with the keys that are planned and not on disk."""
+    planned = [SampleKey(p.problem_id, i) for p, i in itertools.product(shard.problems, range(study.config.num_samples))]
+    cells = {b: shard.trace_set.cell_id(b) for b in sorted(study.config.thinking_budgets)}
     draw, extend = [], []
     for key in planned if shard.budget else ():
-        ended, budget = have.get(key, ("", 0))
+        ended, budget = disk.samples.get(key, ("", 0))
         if not ended:
             draw.append(key)
         elif ended == "cut" and budget < shard.budget:
             extend.append(key)
-    answers = [
-        AnswerKey(*key, b)
-        for key in planned
-        for b in sorted(config.thinking_budgets)
-        if (cells[b], key.problem_id, key.sample_index) not in answered
-    ]
-    return Shard(shard.trace_set, shard.benchmark, shard.label, shard.problems, shard.budget, tuple(draw), tuple(extend), tuple(answers))
+    answers = [AnswerKey(*key, b) for key in planned for b, cell in cells.items() if (cell, *key) not in disk.answers]
+    return replace(shard, draw=tuple(draw), extend=tuple(extend), answers=tuple(answers))
 
 
 class PlanRow(NamedTuple):

@@ -4,8 +4,8 @@ Why: which route buys accuracy is read off one picture: along a line the same mo
 What it does not do: compute anything; every value, interval and flag is the summary's. Uses no display (Agg).
 """
 
+import io
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import matplotlib
@@ -19,7 +19,9 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import PercentFormatter
+from upath import UPath
 
+from thinkscale.files import put
 from thinkscale.summarize import deployable
 
 _COLUMNS = {1: 1, 2: 2, 4: 2}  # of panels; 3 for all other numbers
@@ -39,7 +41,7 @@ _STYLE: Any = {
 }
 
 
-def accuracy_vs_flops(summary: pd.DataFrame, path: Path, title: str = "") -> Path:
+def accuracy_vs_flops(summary: pd.DataFrame, path: UPath, title: str = "") -> UPath:
     """Draw accuracy against FLOPs per problem, a panel per benchmark and a colour per model size, and write it as PNG.
 
     Solid: one sample, along the thinking budgets. Dashed: majority vote of k samples at the largest budget. Dotted: at the smallest.
@@ -62,7 +64,7 @@ def accuracy_vs_flops(summary: pd.DataFrame, path: Path, title: str = "") -> Pat
         return _save(figure, path)
 
 
-def accuracy_vs_size(summary: pd.DataFrame, path: Path, title: str = "") -> Path:
+def accuracy_vs_size(summary: pd.DataFrame, path: UPath, title: str = "") -> UPath:
     """Draw one sample's accuracy against parameters, a panel per benchmark and a line per thinking budget, and write it as PNG."""
     shown = _shown(summary)
     shown = shown[shown["k"] == 1]
@@ -179,8 +181,9 @@ def human(count: float) -> str:
     return f"{count:g}"
 
 
-def _save(figure: Figure, path: Path) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=160, format="png")
+def _save(figure: Figure, path: UPath) -> UPath:
+    picture = io.BytesIO()
+    figure.savefig(picture, dpi=160, format="png")
     plt.close(figure)
+    put(path, picture.getvalue())
     return path

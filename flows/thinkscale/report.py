@@ -6,13 +6,14 @@ What it does not do: compute anything itself.
 
 import logging
 from dataclasses import dataclass
-from pathlib import Path
 
 import pandas as pd
 from rich.console import Console
 from rich.table import Table as RichTable
+from upath import UPath
 
 from thinkscale.compare import claims, compare, comparison_table, headline
+from thinkscale.mend import mend
 from thinkscale.plan import Study, plan
 from thinkscale.plots import accuracy_vs_flops, accuracy_vs_size
 from thinkscale.store import StoreError, read_graded
@@ -27,11 +28,12 @@ PUBLISHED_DRAWS = 2000
 class Analysis:
     """What an analysis wrote and what it prints."""
 
-    files: tuple[Path, ...]
+    files: tuple[UPath, ...]
     headline: pd.DataFrame
     claims: pd.DataFrame
     owed: int
     engines: tuple[str, ...]
+    quarantined: tuple[UPath, ...]
 
 
 def analyze(study: Study) -> Analysis:
@@ -39,6 +41,7 @@ def analyze(study: Study) -> Analysis:
 
     Raises: StoreError where nothing is on disk or parts contradict each other.
     """
+    mend(study)
     graded = planned_rows(study, read_graded(study.store.root))
     if graded.empty:
         raise StoreError(f"{study.store.root}: no graded answers of this experiment. Run: python flows/sweep.py {study.config.name}")
@@ -50,7 +53,6 @@ def analyze(study: Study) -> Analysis:
     comparison = compare(graded, summary, PUBLISHED_DRAWS, seed)
     checked = claims(graded, study.config.claims, PUBLISHED_DRAWS, seed)
     root = study.store.root
-    (root / "plots").mkdir(exist_ok=True)
     files = (
         accuracy_vs_flops(summary, root / "plots" / "accuracy-vs-flops.png", study.config.asks),
         accuracy_vs_size(summary, root / "plots" / "accuracy-vs-size.png", study.config.asks),
@@ -61,7 +63,7 @@ def analyze(study: Study) -> Analysis:
     rows = plan(study)
     owed = sum(r.planned - r.on_disk for r in rows)
     engines = tuple(sorted(graded["engine"].astype(str).unique()))
-    return Analysis(files, headline(graded, summary, PUBLISHED_DRAWS, seed), checked, owed, engines)
+    return Analysis(files, headline(graded, summary, PUBLISHED_DRAWS, seed), checked, owed, engines, tuple(study.store.quarantined()))
 
 
 def planned_rows(study: Study, graded: pd.DataFrame) -> pd.DataFrame:
@@ -82,6 +84,9 @@ def show(analysis: Analysis) -> None:
         console.print(claims_table(analysis.claims))
     if analysis.owed:
         console.print(f"[bold]Not complete:[/bold] {analysis.owed:,} planned answers are owed; the tables hold what is there.")
+    if analysis.quarantined:
+        where = analysis.quarantined[0].parent
+        console.print(f"[bold]Set aside:[/bold] {len(analysis.quarantined)} parts that were not whole or not ours, in {where}.")
     if len(analysis.engines) > 1:
         console.print(f"[bold]Engines mixed:[/bold] these answers come from {', '.join(analysis.engines)}.")
     for file in analysis.files:

@@ -5,8 +5,10 @@ death during the answers. Everything a shard needs to know comes from disk and f
 What it does not do: decide what is owed (`plan`), start engines.
 """
 
+import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import pyarrow as pa
@@ -37,6 +39,11 @@ class Shard:
     """Traces cut by a smaller cap, to be continued."""
     answers: tuple[AnswerKey, ...]
 
+    @cached_property
+    def slice_id(self) -> str:
+        """What is claimed (see `claims`): these problems of this trace set, whatever is owed of them."""
+        return digest([self.trace_set.trace_set_id, [p.problem_id for p in self.problems]])
+
     @property
     def sequences(self) -> int:
         """How many completions it takes at most."""
@@ -52,27 +59,33 @@ class ShardDone(NamedTuple):
 
 
 async def run_shard(shard: Shard, generator: Generator, store: Store) -> ShardDone:
-    """Do what the shard owes. Raises whatever the endpoint raises; parts that were published stay."""
+    """Do what the shard owes. Raises whatever the endpoint or the store raises; parts that were published stay.
+
+    Reading and writing happen in threads: an object store takes its time, and other shards' requests must not wait for it.
+    """
     prompts = await generator.prompts(shard.problems, shard.trace_set.prompt_text)
     set_id = shard.trace_set.trace_set_id
     fresh = set(shard.draw)
     stored = any(key not in fresh for key in (*shard.extend, *(SampleKey(a.problem_id, a.sample_index) for a in shard.answers)))
-    traces = read_traces(store, shard) if stored else {}
+    traces = await asyncio.to_thread(read_traces, store, shard) if stored else {}
     drawn: dict[SampleKey, Trace] = {}
     if shard.draw or shard.extend:
         drawn = await generator.traces(prompts, shard.draw, shard.budget)
         drawn |= await generator.continued(prompts, {key: traces[key] for key in shard.extend}, shard.budget)
         rows = [_sample_row(shard, key, trace, prompts, generator, traces.get(key)) for key, trace in drawn.items()]
         # a lost race means that another run drew the same samples: its traces stand, ours are forgotten
-        won = store.publish("samples", f"{set_id}-{digest([shard.budget, shard.draw, shard.extend])}", rows, trace_set_id=set_id)
-        traces = traces | drawn if won else read_traces(store, shard)
+        name = f"{set_id}-{digest([shard.budget, shard.draw, shard.extend])}"
+        won = await asyncio.to_thread(store.publish, "samples", name, rows, trace_set_id=set_id)
+        traces = traces | drawn if won else await asyncio.to_thread(read_traces, store, shard)
     if not shard.answers:
         return ShardDone(len(drawn), 0, 0)
-    answers = await generator.answers(prompts, traces, shard.answers, known_answers(store, shard) if stored else {})
+    known = await asyncio.to_thread(known_answers, store, shard) if stored else {}
+    answers = await generator.answers(prompts, traces, shard.answers, known)
     name = f"{set_id}-{digest(shard.answers)}"
     rows = [_answer_row(shard, key, answer, prompts, generator) for key, answer in answers.items()]
-    store.publish("answers", name, rows, trace_set_id=set_id)
-    return ShardDone(len(drawn), len(answers), grade_part(store, name, {shard.benchmark.name: shard.benchmark}, _by_id(shard.problems)))
+    await asyncio.to_thread(store.publish, "answers", name, rows, trace_set_id=set_id)
+    graded = asyncio.to_thread(grade_part, store, name, {shard.benchmark.name: shard.benchmark}, _by_id(shard.problems))
+    return ShardDone(len(drawn), len(answers), await graded)
 
 
 def grade_part(store: Store, name: str, benchmarks: Mapping[str, Benchmark], problems: Mapping[str, Problem]) -> int:

@@ -1,26 +1,33 @@
-"""Parquet on disk: whole or not at all, never replaced, and read back as one tidy frame.
+"""The tables of one results folder as Parquet: whole or not at all, never replaced, read back as one tidy frame.
 
-Why: a killed run must leave nothing half-written that a later reader takes for data, and two writers must never mix.
-A part is written under a dot name (readers skip those), flushed to disk, then published by a hard link, which fails if the name is taken.
-What it does not do: decide what is owed (see `shards`) or compute anything.
+Why: a killed run must leave nothing half-written that a later reader takes for data, two writers must never mix, and a part that rotted
+must neither be taken for data nor stop everything: it is set aside, said, and what it held is owed.
+What it does not do: decide what is owed (see `plan`) or compute anything; how bytes get to a disk or an object store is in `files`.
 """
 
-import contextlib
 import json
+import logging
 import os
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from upath import UPath
 
+from thinkscale import files
 from thinkscale.schema import SCHEMA_VERSION, TABLES, Table, TableName
 
+log = logging.getLogger(__name__)
+
 PARTS: tuple[TableName, ...] = ("problems", "samples", "answers", "grades")
+QUARANTINE = "quarantine"
 _META = b"thinkscale"
+_OF_TRACE_SETS = ("samples", "answers")  # a part of these holds one trace set and names it in its footer
+_READERS = 16  # an object store answers in tens of milliseconds, many at once
 
 
 class StoreError(RuntimeError):
@@ -30,10 +37,11 @@ class StoreError(RuntimeError):
 class Store:
     """One results folder: `results/<experiment>/`."""
 
-    def __init__(self, root: Path) -> None:
-        self.root = root
+    def __init__(self, root: str | os.PathLike[str] | UPath) -> None:
+        self.root = files.place(root)
+        self._trace_set_of: dict[str, str] = {}
 
-    def folder(self, table: TableName) -> Path:
+    def folder(self, table: TableName) -> UPath:
         """Where the parts of a table are."""
         return self.root / table
 
@@ -47,90 +55,158 @@ class Store:
             meta: kept in the file's footer, outside the table; samples and answers say their `trace_set_id` there.
         Returns: False where the name was taken: the other writer's part stands and ours is discarded.
         """
-        folder = self.folder(table)
-        folder.mkdir(parents=True, exist_ok=True)
-        final, temporary = folder / f"{name}.parquet", _temporary(folder, name)
+        final = self.folder(table) / f"{name}.parquet"
         data = table_from_rows(TABLES[table], rows)
-        footer = {_META: json.dumps({"schema_version": SCHEMA_VERSION, **meta}).encode()}
-        try:
-            pq.write_table(data.replace_schema_metadata({**(data.schema.metadata or {}), **footer}), temporary, compression="zstd")
-            _flush(temporary)
-            if replace:
-                os.replace(temporary, final)
-            else:
-                os.link(temporary, final)
-        except FileExistsError:
-            return False
-        finally:
-            temporary.unlink(missing_ok=True)
-        _flush(folder)
+        # the count, since a flipped bit in the footer may hide rows, and no checksum covers that
+        footer = {_META: json.dumps({"schema_version": SCHEMA_VERSION, "rows": data.num_rows, **meta}).encode()}
+        written = _parquet(data.replace_schema_metadata({**(data.schema.metadata or {}), **footer}))
+        if not replace:
+            return files.put_new(final, written)
+        files.put(final, written)
         return True
 
     def read(self, table: TableName, columns: Sequence[str] | None = None, trace_sets: Collection[str] | None = None) -> pa.Table:
-        """All parts of a table.
+        """All parts of a table; a part that is not whole or foreign is set aside and left out.
 
         Args:
             columns: which; None: all.
             trace_sets: only the parts of these (by their footers: a part holds one); None: all.
-        Raises: StoreError for a part that is not whole, is foreign, or has another schema version.
+        Raises: StoreError for a part of another schema version.
         """
-        declared = TABLES[table]
-        schema = pa.schema([declared.arrow.field(name) for name in columns or declared.names])
-        read = [self._read_part(path, schema, trace_sets) for path in self.parts(table)]
-        tables = [t for t in read if t is not None]
+        schema = _schema(table, columns)
+
+        def read(path: UPath) -> pa.Table | None:
+            return self._read_part(table, path, schema, trace_sets)
+
+        paths = self.parts(table)
+        if files.is_local(self.root):
+            found = [read(path) for path in paths]
+        else:
+            with ThreadPoolExecutor(_READERS) as pool:
+                found = list(pool.map(read, paths))
+        tables = [t for t in found if t is not None]
         return pa.concat_tables(tables).unify_dictionaries() if tables else schema.empty_table()
 
     def read_part(self, table: TableName, name: str, columns: Sequence[str] | None = None) -> pa.Table:
-        """One part by name. Raises StoreError."""
-        declared = TABLES[table]
-        schema = pa.schema([declared.arrow.field(c) for c in columns or declared.names])
-        return self._read_part(self.folder(table) / f"{name}.parquet", schema, None)
+        """One part by name; no rows where it is not whole, see `read`. Raises StoreError."""
+        schema = _schema(table, columns)
+        found = self._read_part(table, self.folder(table) / f"{name}.parquet", schema, None)
+        return schema.empty_table() if found is None else found
 
-    def parts(self, table: TableName) -> list[Path]:
+    def parts(self, table: TableName) -> list[UPath]:
         """Published parts of a table, by name."""
-        return sorted(p for p in self.folder(table).glob("*.parquet") if not p.name.startswith("."))
+        return files.listed(self.folder(table), ".parquet")
 
-    def _read_part(self, path: Path, schema: pa.Schema, trace_sets: Collection[str] | None) -> pa.Table | None:
+    def _read_part(self, table: TableName, path: UPath, schema: pa.Schema, trace_sets: Collection[str] | None) -> pa.Table | None:
+        """The part's rows; None where it belongs to other trace sets or had to be set aside."""
+        known = self._trace_set_of.get(str(path))  # parts never change: what the footer said stays true
+        if trace_sets is not None and known is not None and known not in trace_sets:
+            return None
         try:
-            with pq.ParquetFile(path) as file:
-                meta = json.loads((file.schema_arrow.metadata or {}).get(_META, b"{}"))
-                if meta.get("schema_version") != SCHEMA_VERSION:
-                    raise StoreError(
-                        f"{path}: schema version {meta.get('schema_version')}, this is version {SCHEMA_VERSION}. "
-                        "Move the file out of the folder, or use the version of thinkscale that wrote it."
-                    )
+            with pa.OSFile(str(path)) if files.is_local(path) else path.open("rb") as file:
+                return self._parse(table, path, file, schema, trace_sets)
+        except FileNotFoundError:  # set aside by somebody else since it was listed
+            return None
+        except (pa.ArrowException, ValueError, OSError):
+            pass  # the file, or the way to it? pyarrow says OSError for both
+        data = path.read_bytes()  # the way: raises what it raises
+        try:
+            return self._parse(table, path, pa.BufferReader(data), schema, trace_sets)
+        except (pa.ArrowException, ValueError, OSError) as e:
+            self.set_aside(table, path, f"not a whole part of this table ({' '.join(str(e).split())[:200]})")
+            return None
+
+    def _parse(self, table: TableName, path: UPath, source: Any, schema: pa.Schema, trace_sets: Collection[str] | None) -> pa.Table | None:
+        with pq.ParquetFile(source, page_checksum_verification=True) as file:
+            meta = json.loads((file.schema_arrow.metadata or {}).get(_META, b"{}"))
+            version = meta.get("schema_version")
+            if version is None:
+                raise _Foreign("thinkscale did not write it")
+            if version != SCHEMA_VERSION:
+                raise StoreError(
+                    f"{path}: schema version {version}, this is version {SCHEMA_VERSION}. "
+                    "Move the file out of the folder, or use the version of thinkscale that wrote it."
+                )
+            if table in _OF_TRACE_SETS:
+                if "trace_set_id" not in meta:
+                    raise _Foreign("it does not say its trace set")
+                self._trace_set_of[str(path)] = meta["trace_set_id"]
                 if trace_sets is not None and meta["trace_set_id"] not in trace_sets:
                     return None
-                return file.read(columns=schema.names).select(schema.names).cast(schema)
-        except (pa.ArrowException, KeyError, OSError) as e:
-            raise StoreError(f"{path}: not a whole part of this table ({e}). Move it away and run again: what it held is owed.") from e
+            if missing := set(schema.names) - set(file.schema_arrow.names):
+                raise _Foreign(f"columns {sorted(missing)} are missing")
+            found = file.read(columns=schema.names).select(schema.names).cast(schema)
+            if found.num_rows != meta.get("rows"):
+                raise _Foreign(f"it has {found.num_rows} rows and says {meta.get('rows')}")
+            return found
 
-    def write_table(self, table: TableName, frame: pd.DataFrame) -> Path:
-        """Write a derived table (summary, comparison, claims): computed from parts, so it may be replaced, at once."""
-        self.root.mkdir(parents=True, exist_ok=True)
-        final, temporary = self.root / f"{table}.parquet", _temporary(self.root, table)
+    def set_aside(self, table: TableName, path: UPath, why: str) -> None:
+        """Move a part to `quarantine/` and say so; what it held is owed. Grades of set-aside answers go, they can be made again.
+
+        Raises: StoreError where the folder cannot be written to.
+        """
+        to = self.root / QUARANTINE / f"{table}-{path.stem}-{os.urandom(3).hex()}.parquet"
         try:
-            pq.write_table(pa.Table.from_pandas(frame, schema=TABLES[table].arrow, preserve_index=False), temporary, compression="zstd")
-            os.replace(temporary, final)
-        finally:
-            temporary.unlink(missing_ok=True)
+            moved = files.move(path, to)
+        except OSError as e:
+            raise StoreError(f"{path}: {why}, and cannot be moved ({e.strerror}). Move it away and run again: what it held is owed.") from e
+        if moved:
+            log.warning("%s: %s. Moved to %s; what it held is owed again.", path, why, to)
+        if table == "answers":
+            files.remove(self.folder("grades") / path.name)
+
+    def set_aside_orphans(self) -> int:
+        """Set aside the parts of answers whose traces are gone (their part was). Returns how many parts."""
+        key = ["trace_set_id", "problem_id", "sample_index", "trace_hash"]
+        schema, found = _schema("answers", [*key, "thinking_budget"]), 0
+        read = {path: self._read_part("answers", path, schema, None) for path in self.parts("answers")}
+        samples = self.read("samples", key)  # after the answers: traces are published before what is cut from them
+        for path, answers in read.items():
+            if answers is not None and orphans(answers, samples).num_rows:
+                self.set_aside("answers", path, "its answers were cut from traces that are not in samples/")
+                found += 1
+        return found
+
+    def quarantined(self) -> list[UPath]:
+        """What was set aside and not taken away since."""
+        return files.listed(self.root / QUARANTINE)
+
+    def write_table(self, table: TableName, frame: pd.DataFrame) -> UPath:
+        """Write a derived table (summary, comparison, claims): computed from parts, so it may be replaced, at once."""
+        final = self.root / f"{table}.parquet"
+        files.put(final, _parquet(pa.Table.from_pandas(frame, schema=TABLES[table].arrow, preserve_index=False)))
         return final
 
-    def write_json(self, name: str, value: Any) -> Path:
+    def write_json(self, name: str, value: Any) -> UPath:
         """Write a small JSON file at once."""
-        self.root.mkdir(parents=True, exist_ok=True)
-        final, temporary = self.root / name, _temporary(self.root, name)
-        temporary.write_text(json.dumps(value, indent=2, sort_keys=True) + "\n")
-        os.replace(temporary, final)
+        final = self.root / name
+        files.put(final, (json.dumps(value, indent=2, sort_keys=True) + "\n").encode())
         return final
 
 
-def read_graded(path: Path | str) -> pd.DataFrame:
-    """All graded answers of a results folder as one tidy frame: the columns of `answers` and of `grades`, one row per answer.
+class Guarded(Store):
+    """A store that asks, before it publishes, whether its user may still (see `claims`)."""
+
+    def __init__(self, store: Store, check: Callable[[], None]) -> None:
+        super().__init__(store.root)
+        self._store, self._check = store, check
+
+    def publish(self, table: TableName, name: str, rows: Iterable[Mapping[str, Any]], *, replace: bool = False, **meta: Any) -> bool:
+        """As `Store.publish`. Raises what the check raises."""
+        self._check()
+        return self._store.publish(table, name, rows, replace=replace, **meta)
+
+
+class _Foreign(ValueError):
+    """A file that is Parquet, and not as we wrote it."""
+
+
+def read_graded(path: str | os.PathLike[str] | UPath) -> pd.DataFrame:
+    """All graded answers of a results folder (path or URL) as one tidy frame: columns of `answers` and of `grades`, one row per answer.
 
     Raises: StoreError where a key is doubled, an answer has no grade, or an answer names a trace that is not there.
     """
-    store = Store(Path(path))
+    store = Store(path)
     answers, grades = store.read("answers"), store.read("grades")
     check_unique(answers, TABLES["answers"])
     check_unique(grades, TABLES["grades"])
@@ -139,7 +215,7 @@ def read_graded(path: Path | str) -> pd.DataFrame:
     frame = _frame(answers).merge(_frame(grades), on=key, how="left", validate="one_to_one", indicator=True)
     ungraded = int((frame["_merge"] != "both").sum())
     if ungraded:
-        raise StoreError(f"{path}: {ungraded} of {len(frame)} answers have no grade. Run: python flows/regrade.py {Path(path).name}")
+        raise StoreError(f"{path}: {ungraded} of {len(frame)} answers have no grade. Run: python flows/regrade.py {store.root.name}")
     return _categories(frame.drop(columns="_merge"))
 
 
@@ -157,15 +233,20 @@ def check_unique(table: pa.Table, declared: Table) -> None:
 
 def check_traces(answers: pa.Table, samples: pa.Table) -> None:
     """Raise StoreError where an answer above budget 0 was cut from a trace that is not in `samples`."""
+    found = orphans(answers, samples)
+    if found.num_rows:
+        raise StoreError(
+            f"{found.num_rows} answers name a trace that is not in samples/, first: {found.slice(0, 1).to_pylist()[0]}. "
+            "A part is gone, or parts of two runs were mixed. `python flows/sweep.py` sets such answers aside and draws them again."
+        )
+
+
+def orphans(answers: pa.Table, samples: pa.Table) -> pa.Table:
+    """Answers above budget 0 that were cut from a trace that is not in `samples`."""
     key = ["trace_set_id", "problem_id", "sample_index", "trace_hash"]
     cut_from = pa.table({name: _decoded(answers[name]) for name in key}).filter(pc.greater(answers["thinking_budget"], 0))
     there = pa.table({name: _decoded(samples[name]) for name in key})
-    orphans = cut_from.join(there.group_by(key).aggregate([]), keys=key, join_type="left anti")
-    if orphans.num_rows:
-        raise StoreError(
-            f"{orphans.num_rows} answers name a trace that is not in samples/, first: {orphans.slice(0, 1).to_pylist()[0]}. "
-            "Parts of two runs were mixed."
-        )
+    return cut_from.join(there.group_by(key).aggregate([]), keys=key, join_type="left anti")
 
 
 def table_from_rows(declared: Table, rows: Iterable[Mapping[str, Any]]) -> pa.Table:
@@ -201,16 +282,12 @@ def _categories(frame: pd.DataFrame) -> pd.DataFrame:
     return frame.astype({name: "category" for name in frame.columns if pa.types.is_dictionary(declared[name])})
 
 
-def _temporary(folder: Path, name: str) -> Path:
-    """A name of our own: process ids repeat between machines and containers that share a folder."""
-    return folder / f".{name}.{os.urandom(6).hex()}.tmp"
+def _schema(table: TableName, columns: Sequence[str] | None) -> pa.Schema:
+    declared = TABLES[table]
+    return pa.schema([declared.arrow.field(name) for name in columns or declared.names])
 
 
-def _flush(path: Path) -> None:
-    """fsync: after a power cut a published name must not hold less than it said."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        with contextlib.suppress(OSError):  # some network filesystems cannot flush a folder
-            os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+def _parquet(table: pa.Table) -> bytes:
+    sink = pa.BufferOutputStream()
+    pq.write_table(table, sink, compression="zstd", write_page_checksum=True)  # without it a flipped bit may read as another number
+    return bytes(sink.getvalue())

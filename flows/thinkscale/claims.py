@@ -1,0 +1,224 @@
+"""Who is working on which slice: several runs of one experiment share what is owed, and none does what a living other is doing.
+
+Why: replicas of a model, and two sweeps of one experiment, would otherwise draw everything twice. A claim is a small file that only one
+can create; each process rewrites one file of its own, the beat, every few seconds. Whoever sees a beat stand still for `timeout` seconds
+*by its own clock* may take over, by creating the claim's next generation: again only one can. Clocks of two machines are never compared.
+A process of this very machine that is gone is known to be so at once. What it does not do: keep a frozen owner from waking up; it then
+finds the next generation, and `Guarded` stores publish nothing for it (and could not replace anything: parts have the names of their work).
+
+    claims/<slice>.<generation>.json   {"owner": token}, or {"owner": null} once released; the last generation counts
+    claims/owner-<token>.json          the beat: who, where, and a number that grows
+"""
+
+import json
+import logging
+import os
+import socket
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from types import TracebackType
+from typing import Any, NamedTuple, Self
+
+from upath import UPath
+
+from thinkscale import files
+from thinkscale.store import Store
+
+log = logging.getLogger(__name__)
+
+FOLDER = "claims"
+
+
+class ClaimLost(RuntimeError):
+    """Somebody took our slice over: our beat stood still for too long (the process was frozen, or the storage away)."""
+
+
+@dataclass(frozen=True)
+class Owner:
+    """A process that works on an experiment, as its beat file says."""
+
+    token: str
+    model: str
+    host: str
+    machine: str
+    pid: int
+    started: int
+    """Ticks since boot, see `files.started`."""
+    timeout: float
+    """Seconds of silence after which others may take over; it beats six times as often."""
+    logs: str
+    """Folder of its engine's logs, on its machine."""
+
+    @property
+    def gone(self) -> bool:
+        """Certainly dead: it was a process of this machine, which has it no more. False: nothing is known."""
+        return self.machine == files.machine() and not files.is_running(self.pid, self.started)
+
+
+class Claim(NamedTuple):
+    """The last generation of a slice's claim."""
+
+    generation: int
+    owner: str | None
+    """Token; None: free."""
+
+
+class Held(NamedTuple):
+    """A slice that this process has claimed."""
+
+    generation: int
+    label: str
+
+
+class Claims:
+    """This process's claims on the slices of an experiment; `with Claims(...) as claims`. Methods may be called from any thread."""
+
+    def __init__(self, store: Store, model: str, timeout: float, logs: str = "") -> None:
+        me = os.getpid()
+        self.folder = store.root / FOLDER
+        self.timeout = timeout
+        host, machine = socket.gethostname(), files.machine()
+        self.owner = Owner(os.urandom(8).hex(), model, host, machine, me, files.started(me), timeout, logs)
+        self._held: dict[str, Held] = {}
+        self._seen: dict[str, tuple[Any, float]] = {}
+        self._ending = threading.Event()
+        self._thread = threading.Thread(target=self._keep_beating, daemon=True, name="claims")
+
+    def __enter__(self) -> Self:
+        self._beat(0)
+        self._thread.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._ending.set()
+        self._thread.join()
+        for slice_id in list(self._held):
+            self.release(slice_id)
+        files.remove(self._beat_file(self.owner.token))
+
+    def take(self, slice_id: str, label: str) -> bool:
+        """Claim a slice; False where a living other has it.
+
+        Args:
+            label: for people, see `owners`.
+        """
+        last = self._last(slice_id)
+        if not self._is_open(last):
+            return False
+        mine = Claim(last.generation + 1, self.owner.token)
+        files.put_new(self._file(slice_id, mine.generation), json.dumps({"owner": mine.owner}).encode())
+        self._held[slice_id] = Held(mine.generation, label)
+        if self._is_ours(slice_id):  # read back: a put that was sent again after a lost answer loses against itself
+            return True
+        del self._held[slice_id]
+        return False
+
+    def is_free(self, slice_id: str) -> bool:
+        """Nobody has claimed it, or who did is dead."""
+        return self._is_open(self._last(slice_id))
+
+    def check(self, slice_id: str) -> None:
+        """Raise ClaimLost where a slice that we claimed is not ours any more."""
+        if not self._is_ours(slice_id):
+            raise ClaimLost(f"slice {slice_id}: another run took it over, since nothing was heard of this one for {self.timeout:g} s.")
+
+    def release(self, slice_id: str) -> None:
+        """Let others have it."""
+        if self._is_ours(slice_id):
+            files.put_new(self._file(slice_id, self._held[slice_id].generation + 1), json.dumps({"owner": None}).encode())
+        del self._held[slice_id]
+
+    def forget(self, slice_ids: set[str]) -> None:
+        """Delete the claims on slices that nothing is owed of, unless somebody holds them, and the beats of owners that are gone."""
+        there = files.listed(self.folder, ".json")
+        for path in there:
+            said = _read(path) if path.name.startswith("owner-") else None
+            if said is not None and Owner(**said["owner"]).gone:
+                files.remove(path)
+        for slice_id in slice_ids & {p.name.split(".")[0] for p in there}:
+            if self.is_free(slice_id):
+                for path in there:  # not what has come since: that is a new claim
+                    if path.name.startswith(f"{slice_id}."):
+                        files.remove(path)
+
+    def _last(self, slice_id: str) -> Claim:
+        """The claim that counts; generation 0 where there is none."""
+        numbered = [(int(p.name.split(".")[1]), p) for p in files.listed(self.folder, ".json") if p.name.startswith(f"{slice_id}.")]
+        if not numbered:
+            return Claim(0, None)
+        generation, path = max(numbered, key=lambda n: n[0])
+        said = _read(path)
+        return Claim(generation, None if said is None else said["owner"])
+
+    def _is_open(self, last: Claim) -> bool:
+        return last.owner is None or (last.owner != self.owner.token and self._is_dead(last.owner))
+
+    def _is_ours(self, slice_id: str) -> bool:
+        generation = self._held[slice_id].generation
+        said = _read(self._file(slice_id, generation))
+        return said == {"owner": self.owner.token} and _read(self._file(slice_id, generation + 1)) is None
+
+    def _is_dead(self, token: str) -> bool:
+        said = _read(self._beat_file(token))
+        if said is None:  # the beat is there before the first claim and goes after the last
+            return True
+        owner = Owner(**said["owner"])
+        if owner.gone:
+            return True
+        now = time.monotonic()
+        beat, since = self._seen.setdefault(token, (said["beat"], now))
+        if beat != said["beat"]:
+            self._seen[token] = (said["beat"], now)
+            return False
+        return now - since > max(self.timeout, owner.timeout)
+
+    def _file(self, slice_id: str, generation: int) -> UPath:
+        return self.folder / f"{slice_id}.{generation}.json"
+
+    def _beat_file(self, token: str) -> UPath:
+        return self.folder / f"owner-{token}.json"
+
+    def _beat(self, number: int) -> None:
+        said = {"beat": number, "owner": asdict(self.owner), "slices": [held.label for held in list(self._held.values())]}
+        files.put(self._beat_file(self.owner.token), json.dumps(said).encode())
+
+    def _keep_beating(self) -> None:
+        number, pool = 0, ThreadPoolExecutor(1, thread_name_prefix="beat")
+        while not self._ending.wait(self.timeout / 6):
+            number += 1
+            failure = pool.submit(self._beat, number).exception()  # of whatever kind the storage's driver raises
+            if failure is not None:  # storage that comes back in time costs nothing; otherwise `check` finds out
+                log.warning("the beat of this run could not be written: %s", failure)
+
+
+class Seen(NamedTuple):
+    """A process that works on an experiment, as seen from outside."""
+
+    owner: Owner
+    slices: tuple[str, ...]
+    """Labels of what it works on."""
+    beat: int
+    """Grows while it lives."""
+    silent: float
+    """Seconds since the last beat by the filesystem's own clock; NaN in an object store."""
+
+
+def at_work(store: Store) -> list[Seen]:
+    """Who works on an experiment; processes that certainly ended are left out, others may have died `silent` seconds ago."""
+    found = []
+    for path in files.listed(store.root / FOLDER, ".json"):
+        said = _read(path) if path.name.startswith("owner-") else None
+        if said is not None:
+            seen = Seen(Owner(**said["owner"]), tuple(said["slices"]), said["beat"], files.age(path))
+            found += [] if seen.owner.gone else [seen]
+    return found
+
+
+def _read(path: UPath) -> dict[str, Any] | None:
+    try:
+        said: dict[str, Any] = json.loads(path.read_bytes())
+    except (FileNotFoundError, json.JSONDecodeError):  # gone since it was listed; or not ours
+        return None
+    return said

@@ -1,0 +1,211 @@
+"""Where results are: a folder on a disk or in an object store, behind one interface (pathlib, through universal-pathlib and fsspec).
+
+Why: a killed or doubled writer must leave either a whole file or none, and never replace another's. On a disk a file is written under a dot
+name (readers skip those), flushed, and published by a hard link, which fails if the name is taken. In an object store a put is whole by
+itself and carries the condition that the name is free. What it does not do: know what is in a file (see `store`).
+"""
+
+import contextlib
+import errno
+import functools
+import os
+import re
+import uuid
+from pathlib import Path
+from typing import TypeGuard
+from urllib.parse import urlsplit
+
+from upath import UPath
+
+from thinkscale.config import ConfigError
+
+STALE_SECONDS = 3600.0
+"""Age at which a temporary file of another machine counts as abandoned: writing one takes seconds."""
+_NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
+_TEMPORARY = re.compile(r"^\..+\.(?P<machine>[0-9a-f]+)-(?P<pid>\d+)-(?P<started>\d+)\.[0-9a-f]{12}\.tmp$")
+
+
+class FilesError(RuntimeError):
+    """The place for results cannot do what is needed of it: says what was found and what to do."""
+
+
+def place(where: str | os.PathLike[str] | UPath) -> UPath:
+    """A folder by path or URL. Raises ConfigError for a URL that holds a password or a store whose driver is not installed."""
+    if isinstance(where, UPath):
+        return where
+    text = os.fspath(where)
+    if "://" not in text:
+        return UPath(text)
+    if "@" in urlsplit(text).netloc:
+        raise ConfigError("results: a URL must not hold a key or password (it is written to logs): give it in the store's own variables.")
+    try:
+        found = UPath(text, use_listings_cache=False)  # others write there too: what was listed a minute ago is not what is there
+        found.fs.protocol  # noqa: B018 (imports the driver)
+    except ImportError as e:
+        extra = {"s3": "s3", "s3a": "s3", "gs": "gs", "gcs": "gs"}.get(urlsplit(text).scheme, "")
+        hint = f"pip install 'thinkscale[{extra}]'" if extra else "install the fsspec driver of this kind of store"
+        raise ConfigError(f"results: {text}: its driver is not installed ({e}). Do: {hint}.") from e
+    except ValueError as e:
+        raise ConfigError(f"results: {text}: {e}.") from e
+    return found
+
+
+def is_local(path: UPath) -> TypeGuard[Path]:
+    """On a disk of this machine or a network filesystem, in contrast to an object store."""
+    return isinstance(path, Path)
+
+
+def put_new(path: UPath, data: bytes) -> bool:
+    """Publish a file whole, or lose to one of the same name: then False, and the other stands. Raises OSError, and nothing is left."""
+    if is_local(path):
+        temporary = _write_beside(path, data)
+        try:
+            os.link(temporary, path)
+        except FileExistsError:
+            return False
+        finally:
+            temporary.unlink(missing_ok=True)
+        _flush(path.parent)
+        return True
+    try:
+        path.fs.pipe_file(path.path, data, mode="create")
+    except FileExistsError:
+        return False
+    return True
+
+
+def put(path: UPath, data: bytes) -> None:
+    """Write or replace a file at once, for what can be made again at any time."""
+    if is_local(path):
+        temporary = _write_beside(path, data)
+        try:
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+    else:
+        path.fs.pipe_file(path.path, data)
+
+
+def listed(folder: UPath, ending: str = "") -> list[UPath]:
+    """Published files of a folder by name; none where the folder is not there."""
+    try:
+        return sorted((p for p in folder.iterdir() if p.name.endswith(ending) and not p.name.startswith(".")), key=lambda p: p.name)
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+
+
+def move(path: UPath, to: UPath) -> bool:
+    """Move a file; False where it is gone already."""
+    try:
+        if is_local(path) and is_local(to):
+            to.parent.mkdir(parents=True, exist_ok=True)
+            os.rename(path, to)
+        else:
+            path.fs.mv(path.path, to.path)
+    except FileNotFoundError:
+        return False
+    return True
+
+
+def remove(path: UPath) -> None:
+    """Delete a file that may be gone already."""
+    with contextlib.suppress(FileNotFoundError):
+        path.unlink()
+
+
+def check(folder: UPath) -> None:
+    """Try, before any engine is started, that a second writer loses here. Raises FilesError, OSError where nothing can be written."""
+    probe = folder / f"probe-{os.urandom(6).hex()}"
+    try:
+        if not put_new(probe, b"1") or put_new(probe, b"2"):
+            raise FilesError(f"{folder}: this store replaces a file although asked not to: two runs could mix their results. Use another.")
+    except OSError as e:
+        if e.errno in _NO_LINKS and is_local(folder):
+            raise FilesError(f"{folder}: this filesystem has no hard links ({e.strerror}), which keep writers apart. Use another.") from e
+        raise
+    finally:
+        remove(probe)
+
+
+def remove_abandoned(folder: UPath) -> list[str]:
+    """Delete temporary files of writers that were killed: of processes of this machine at once, of others' after an hour.
+
+    Age is judged by the filesystem's own clock, against a file written now: clocks of two machines are never compared.
+    """
+    if not is_local(folder) or not folder.is_dir():
+        return []
+    removed = []
+    for path in map(UPath, folder.iterdir()):
+        match = _TEMPORARY.match(path.name)
+        if match is None:
+            continue
+        gone = match["machine"] == machine() and not is_running(int(match["pid"]), int(match["started"]))
+        if gone or age(path) > STALE_SECONDS:
+            remove(path)
+            removed.append(path.name)
+    return removed
+
+
+@functools.cache
+def machine() -> str:
+    """What tells apart machines, reboots of one, and containers whose process ids are their own."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip().replace("-", "")
+        return f"{boot[:16]}{os.stat('/proc/self/ns/pid').st_ino:x}"
+    except OSError:  # no Linux: then nothing is known of other processes
+        return f"{uuid.getnode():x}"
+
+
+def started(pid: int) -> int:
+    """When a process of this machine started, in ticks since boot (a process id alone is given to others later); 0 if it is not there."""
+    try:
+        state, *fields = Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()
+    except OSError:
+        return 0
+    return 0 if state in "ZX" else int(fields[18])
+
+
+def is_running(pid: int, since: int) -> bool:
+    """Is it still the process that started then? Also true where that is not known (`since` 0)."""
+    return since == 0 or started(pid) == since
+
+
+def _write_beside(path: Path, data: bytes) -> Path:
+    """A flushed temporary file beside a path, named after this process; nothing is left where writing fails."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    me = os.getpid()
+    temporary = path.parent / f".{path.name}.{machine()}-{me}-{started(me)}.{os.urandom(6).hex()}.tmp"
+    try:
+        with temporary.open("xb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    return temporary
+
+
+def _flush(folder: Path) -> None:
+    """After a power cut a published name must still be there."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        with contextlib.suppress(OSError):  # some network filesystems cannot flush a folder
+            os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def age(path: UPath) -> float:
+    """Seconds since a file was written, both times by the filesystem's own clock; NaN where that is not known."""
+    if not is_local(path):
+        return float("nan")
+    now = path.parent / f".{os.urandom(6).hex()}.now"
+    try:
+        now.touch()
+        return now.stat().st_mtime - path.stat().st_mtime
+    except OSError:  # gone, or a folder that we may only read
+        return float("nan")
+    finally:
+        with contextlib.suppress(OSError):
+            now.unlink(missing_ok=True)

@@ -1,0 +1,32 @@
+"""Puts a results folder in order before it is worked on or read: what killed runs and broken disks left.
+
+Why: a torn part, an answer without its trace or without a grade must cost what it held and no more, never a whole run or analysis.
+What it does not do: draw anything again (that is owed then), delete anything but grades and temporary files of dead writers.
+"""
+
+from thinkscale import files
+from thinkscale.plan import Study
+from thinkscale.shards import grade_part, publish_problems, read_problems
+from thinkscale.store import PARTS
+
+
+def mend(study: Study) -> None:
+    """Nothing abandoned, nothing orphaned, nothing ungraded. Raises StoreError where the folder cannot be written to."""
+    store = study.store
+    for table in PARTS:
+        files.remove_abandoned(store.folder(table))
+    store.set_aside_orphans()
+    store.read("grades", ["correct"])  # sets aside what is torn: it is made again below
+    for benchmark in study.config.benchmarks:
+        publish_problems(store, study.known[benchmark], study.problems(benchmark))
+    grade_ungraded(study)
+
+
+def grade_ungraded(study: Study) -> int:
+    """Grade the parts of answers that a killed run left without grades. Returns how many parts."""
+    graded = {p.name for p in study.store.parts("grades")}
+    left = [p.stem for p in study.store.parts("answers") if p.name not in graded]
+    problems = read_problems(study.store) if left else {}
+    for name in left:
+        grade_part(study.store, name, study.known, problems)
+    return len(left)

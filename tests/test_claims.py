@@ -1,0 +1,216 @@
+"""Several runs share what is owed: who has a slice, who is dead, and that a frozen owner who wakes mixes nothing in."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+
+import pytest
+
+from fakes import FAKE_VLLM, engines, eventually, files, processes, reopen, rows, run_fake, start_child, study
+from thinkscale.claims import Claim, ClaimLost, Claims, at_work
+from thinkscale.config import FLOWS
+from thinkscale.plan import owed_shards, slice_ids
+from thinkscale.store import Guarded, Store, read_graded
+
+MODEL = "fake-100k"
+
+
+def claims(folder, timeout=60.0, **owner):
+    """Claims of a process that pretends to be on another machine."""
+    found = Claims(Store(folder), MODEL, timeout)
+    found.owner = replace(found.owner, machine=owner.pop("machine", os.urandom(4).hex()), **owner)
+    return found
+
+
+def test_a_slice_is_had_by_one_at_a_time(tmp_path):
+    with claims(tmp_path) as one, claims(tmp_path) as other:
+        assert one.take("s", "sums 1-4") and not other.take("s", "") and not other.is_free("s")
+        assert other.take("t", "") and not one.take("t", "")
+        one.check("s")
+        one.release("s")
+        assert other.is_free("s") and other.take("s", "") and not one.take("s", "")
+        other.check("s")
+
+
+def test_of_many_that_reach_for_a_slice_one_has_it(tmp_path):
+    barrier = threading.Barrier(8)
+    with ThreadPoolExecutor(8) as pool:
+        everybody = [claims(tmp_path).__enter__() for _ in range(8)]
+
+        def reach(mine):
+            barrier.wait()
+            return [mine.take(f"slice-{i}", "") for i in range(20)]
+
+        taken = list(pool.map(reach, everybody))
+        for mine in everybody:
+            mine.__exit__(None, None, None)
+    assert [sum(column) for column in zip(*taken, strict=True)] == [1] * 20
+
+
+def test_an_owner_whose_beat_stands_still_by_our_own_clock_is_dead(tmp_path):
+    owner, watcher = claims(tmp_path, timeout=0.3), claims(tmp_path, timeout=0.3)
+    owner._beat(0)  # and never again: as when its machine died
+    assert owner.take("s", "")
+    os.utime(owner._beat_file(owner.owner.token), (0, 0))  # what its clock said does not matter
+    assert not watcher.is_free("s"), "nothing is known at the first look"
+    assert not watcher.take("s", "")
+    time.sleep(0.4)
+    assert watcher.take("s", "")
+    with pytest.raises(ClaimLost, match="another run took it over"):
+        owner.check("s")
+    owner.release("s")
+    watcher.check("s")  # what the old owner does touches nothing
+
+
+def test_a_living_owner_is_not_dead_however_long_it_takes(tmp_path):
+    with claims(tmp_path, timeout=0.4) as owner:
+        watcher = claims(tmp_path, timeout=0.4)
+        assert owner.take("s", "")
+        end = time.monotonic() + 2.0
+        while time.monotonic() < end:
+            assert not watcher.is_free("s")
+            time.sleep(0.05)
+        owner.check("s")
+
+
+def test_a_process_of_this_machine_that_is_gone_is_known_to_be_so_at_once(tmp_path):
+    code = f"""
+import sys; sys.path.insert(0, {str(FLOWS)!r})
+from thinkscale.claims import Claims; from thinkscale.store import Store
+import os, signal
+mine = Claims(Store({str(tmp_path)!r}), "m", 3600.0); mine.__enter__(); assert mine.take("s", "")
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == -signal.SIGKILL
+    with Claims(Store(tmp_path), MODEL, 3600.0) as watcher:
+        assert [seen.owner for seen in at_work(Store(tmp_path))] == [watcher.owner]
+        assert watcher.take("s", "")
+        watcher.forget({"s"})
+        watcher.check("s")  # what is held is not forgotten
+        watcher.release("s")
+        watcher.forget({"s"})
+        assert os.listdir(tmp_path / "claims") == [f"owner-{watcher.owner.token}.json"]
+    assert os.listdir(tmp_path / "claims") == []
+
+
+def test_after_all_is_forgotten_an_old_owner_finds_that_it_lost(tmp_path):
+    old, new, third = claims(tmp_path, timeout=0.1), claims(tmp_path, timeout=0.1), claims(tmp_path, timeout=0.1)
+    for mine in (old, new, third):
+        mine._beat(0)
+    assert old.take("s", "") and not new.take("s", "")
+    time.sleep(0.2)
+    assert new.take("s", "")
+    new.release("s")
+    new.forget({"s"})
+    assert third._last("s") == Claim(0, None) and third.take("s", "")
+    with pytest.raises(ClaimLost):
+        old.check("s")
+    old.release("s")
+    third.check("s")
+
+
+def test_a_beat_that_cannot_be_written_is_said_and_tried_again(tmp_path, caplog):
+    with claims(tmp_path, timeout=0.3) as mine:
+        (tmp_path / "claims").rename(tmp_path / "away")
+        (tmp_path / "claims").write_text("in the way")
+        assert eventually(lambda: "the beat of this run could not be written" in caplog.text, 10)
+        (tmp_path / "claims").unlink()
+        (tmp_path / "away").rename(tmp_path / "claims")
+        beat = mine._beat_file(mine.owner.token)
+        before = beat.read_text()
+        assert eventually(lambda: beat.read_text() != before, 10)
+
+
+def test_who_is_at_work_on_what_is_seen_from_disk(tmp_path):
+    with claims(tmp_path, timeout=0.3, host="node7", pid=12) as mine:
+        mine.take("s", "sums 1-4")
+        assert eventually(lambda: at_work(Store(tmp_path))[0].slices == ("sums 1-4",), 10)
+        (seen,) = at_work(Store(tmp_path))
+        assert (seen.owner.host, seen.owner.pid, seen.owner.model) == ("node7", 12, MODEL) and 0 <= seen.silent < 10
+    assert at_work(Store(tmp_path)) == []
+
+
+def test_a_guarded_store_publishes_nothing_for_who_lost_its_slice(tmp_path):
+    def lost():
+        raise ClaimLost("s")
+
+    store = Store(tmp_path)
+    with pytest.raises(ClaimLost):
+        Guarded(store, lost).publish("grades", "a", [])
+    assert store.parts("grades") == [] and Guarded(store, lambda: None).publish("grades", "a", []) and len(store.parts("grades")) == 1
+
+
+# --- whole runs
+
+
+def opened_in(folder, fault=None, **engine):
+    folder.mkdir(exist_ok=True)
+    command = [*FAKE_VLLM, *(("--fault", json.dumps(fault)) if fault else ())]
+    options = {"command": command, "concurrency": 4, "claim_timeout": 1.5, **engine}
+    return study(folder, benchmarks={"sums": {"problems": 24}}, engine=options)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    opened = opened_in(tmp_path_factory.mktemp("undisturbed") / "study")
+    assert run_fake(opened) == 6
+    return {t: rows(opened, t) for t in ("problems", "samples", "answers", "grades")}
+
+
+def check(opened, undisturbed):
+    assert {t: rows(opened, t) for t in undisturbed} == undisturbed
+    read_graded(opened.store.root)
+    assert owed_shards(opened, MODEL) == [] and os.listdir(opened.store.root / "claims") == []
+    assert not [p for p in opened.store.root.rglob(".*") if p.is_file()]
+    assert eventually(lambda: not processes(opened), 20)
+
+
+def test_runs_side_by_side_share_the_shards_and_do_none_twice(tmp_path, undisturbed):
+    opened = opened_in(tmp_path / "study")
+    children = [start_child(opened) for _ in range(3)]
+    said = [c.communicate(timeout=120)[1] for c in children]
+    assert [c.returncode for c in children] == [0, 0, 0], said
+    check(opened, undisturbed)
+    assert sum(int(re.search(r"ran (\d+)", text)[1]) for text in said) == 6
+
+
+def test_a_run_waits_without_an_engine_for_what_others_do_and_takes_over_when_they_die(tmp_path, undisturbed):
+    opened = opened_in(tmp_path / "study")
+    other = claims(opened.store.root, timeout=1.5)
+    with other:
+        for slice_id in slice_ids(opened, MODEL):
+            assert other.take(slice_id, "")
+        waiting = start_child(opened)
+        assert not eventually(lambda: engines(opened), 4) and waiting.poll() is None
+        other._ending.set()  # its beat stops: as if its machine had died
+        said = waiting.communicate(timeout=60)[1]
+        assert waiting.returncode == 0 and "ran 6" in said, said
+        for slice_id in slice_ids(opened, MODEL):
+            with pytest.raises(ClaimLost):
+                other.check(slice_id)
+    check(opened, undisturbed)
+
+
+def test_an_owner_that_was_frozen_and_wakes_mixes_nothing_in(tmp_path, undisturbed):
+    # after 9 requests it has drawn traces of the first shards and is in the middle of others
+    opened = opened_in(tmp_path / "study", {"kind": "slow", "seconds": 0.3, "after": 9, "once": str(tmp_path / "been")})
+    frozen = start_child(opened)
+    assert eventually(lambda: opened.store.parts("samples"), 60)
+    os.kill(frozen.pid, signal.SIGSTOP)  # of the run alone: its engine goes on, as after a long garbage collection or a swapped-out node
+    owed = len(owed_shards(opened, MODEL))
+    assert owed
+    assert run_fake(reopen(tmp_path / "study")) >= 1
+    assert owed_shards(opened, MODEL) == []
+    before = files(opened)
+    os.kill(frozen.pid, signal.SIGCONT)
+    said = frozen.communicate(timeout=60)[1]
+    assert frozen.returncode == 0, said
+    assert files(opened) == before
+    check(opened, undisturbed)
