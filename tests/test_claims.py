@@ -17,7 +17,7 @@ from fakes import FAKE_VLLM, engines, eventually, files, processes, reopen, rows
 from thinkscale.claims import Claim, ClaimLost, Claims, at_work
 from thinkscale.config import FLOWS
 from thinkscale.plan import owed_shards, slice_ids
-from thinkscale.store import Guarded, Store, read_graded
+from thinkscale.store import Guarded, Store, StoreError, read_graded
 
 MODEL = "fake-100k"
 
@@ -214,3 +214,16 @@ def test_an_owner_that_was_frozen_and_wakes_mixes_nothing_in(tmp_path, undisturb
     assert frozen.returncode == 0, said
     assert files(opened) == before
     check(opened, undisturbed)
+
+
+class Forgetful(Store):
+    """A store that says it wrote answers and did not."""
+
+    def publish(self, table, name, rows, **options):
+        return True if table == "answers" else super().publish(table, name, rows, **options)
+
+
+def test_a_shard_that_is_owed_after_it_was_done_ends_the_run_instead_of_being_done_for_ever(tmp_path):
+    opened = opened_in(tmp_path / "study")
+    with pytest.raises(StoreError, match=r"sums 1-4 was done and still owes 48 completions.*Look into"):
+        run_fake(replace(opened, store=Forgetful(opened.store.root)))

@@ -22,7 +22,7 @@ from thinkscale.generate import Generator, Room, boundary
 from thinkscale.mend import mend
 from thinkscale.plan import Study, owed_now, owed_shards, slice_ids
 from thinkscale.shards import Shard, ShardDone, run_shard
-from thinkscale.store import Guarded, Store
+from thinkscale.store import Guarded, Store, StoreError
 
 log = logging.getLogger(__name__)
 
@@ -131,11 +131,20 @@ class Run:
     claims: Claims
     drain: Drain
     do_shard: RunShard
+    done: set[tuple[str, int]] = field(default_factory=set)
+    """Slices that were done here, and how much they owed."""
 
     def owed(self) -> list[Shard]:
-        """What is owed now."""
-        mend(self.study)
-        return owed_shards(self.study, self.model)
+        """What is owed now. Raises StoreError where a shard that was done here is owed as before: nothing would ever end it."""
+        mend(self.study, [self.model])
+        shards = owed_shards(self.study, self.model)
+        for shard in shards:
+            if (shard.slice_id, shard.sequences) in self.done:
+                raise StoreError(
+                    f"{self.model}: {shard.label} was done and still owes {shard.sequences:,} completions: what was written is gone, or "
+                    f"another part has its name. Look into {self.study.store.root}, then run again."
+                )
+        return shards
 
     async def some(self, shards: list[Shard], early: serving.Running | None) -> int:
         """Run the shards that nobody else has claimed; if others have them all, wait until one is free. Returns how many were run."""
@@ -193,6 +202,7 @@ class Run:
             return False
         finally:
             await asyncio.to_thread(self.claims.release, shard.slice_id)
+        self.done.add((shard.slice_id, shard.sequences))
         log.info("%s: %s done, %s of %s answers correct", self.model, shard.label, f"{done.correct:,}", f"{done.answers:,}")
         return True
 

@@ -4,18 +4,20 @@ Why: a torn part, an answer without its trace or without a grade must cost what 
 What it does not do: draw anything again (that is owed then), delete anything but grades and temporary files of dead writers.
 """
 
+from collections.abc import Sequence
+
 from thinkscale import files
 from thinkscale.plan import Study
 from thinkscale.shards import grade_part, publish_problems, read_problems
 from thinkscale.store import PARTS
 
 
-def mend(study: Study) -> None:
-    """Nothing abandoned, nothing orphaned, nothing ungraded. Raises StoreError where the folder cannot be written to."""
+def mend(study: Study, models: Sequence[str]) -> None:
+    """Nothing abandoned, nothing of these models orphaned, nothing ungraded. Raises StoreError where the folder cannot be written to."""
     store = study.store
     for table in PARTS:
         files.remove_abandoned(store.folder(table))
-    store.set_aside_orphans()
+    store.set_aside_orphans({t.trace_set_id for model in models for t in study.trace_sets(model)})
     store.read("grades", ["correct"])  # sets aside what is torn: it is made again below
     for benchmark in study.config.benchmarks:
         publish_problems(store, study.known[benchmark], study.problems(benchmark))

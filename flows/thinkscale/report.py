@@ -41,7 +41,7 @@ def analyze(study: Study) -> Analysis:
 
     Raises: StoreError where nothing is on disk or parts contradict each other.
     """
-    mend(study)
+    mend(study, study.config.models)
     graded = planned_rows(study, read_graded(study.store.root))
     if graded.empty:
         raise StoreError(f"{study.store.root}: no graded answers of this experiment. Run: python flows/sweep.py {study.config.name}")

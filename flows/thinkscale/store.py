@@ -155,12 +155,12 @@ class Store:
         if table == "answers":
             files.remove(self.folder("grades") / path.name)
 
-    def set_aside_orphans(self) -> int:
-        """Set aside the parts of answers whose traces are gone (their part was). Returns how many parts."""
+    def set_aside_orphans(self, trace_sets: Collection[str] | None = None) -> int:
+        """Set aside the parts of answers, of some trace sets or all, whose traces are gone (their part was). Returns how many parts."""
         key = ["trace_set_id", "problem_id", "sample_index", "trace_hash"]
         schema, found = _schema("answers", [*key, "thinking_budget"]), 0
-        read = {path: self._read_part("answers", path, schema, None) for path in self.parts("answers")}
-        samples = self.read("samples", key)  # after the answers: traces are published before what is cut from them
+        read = {path: self._read_part("answers", path, schema, trace_sets) for path in self.parts("answers")}
+        samples = self.read("samples", key, trace_sets)  # after the answers: traces are published before what is cut from them
         for path, answers in read.items():
             if answers is not None and orphans(answers, samples).num_rows:
                 self.set_aside("answers", path, "its answers were cut from traces that are not in samples/")
