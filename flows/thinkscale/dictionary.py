@@ -50,11 +50,14 @@ results/<experiment>/
   samples/             the thinking traces, drawn once at the largest budget
   answers/             what was answered at every budget
   grades/              was it right; made again from problems/ and answers/ by `flows/regrade.py`
+  engine/              what the engines did, a row every few seconds; `engine.parquet` is the same in one file
   summary.parquet      accuracy with interval and cost of every point
   comparison.parquet   smaller model thinking more against bigger model
   claims.parquet       the comparisons that the YAML named beforehand
-  plots/               pictures of the summary; these four are made again from the folders above by `flows/analyze.py`
-  logs/                what the engines printed
+  plots/               pictures of the summary; `flows/analyze.py` makes plots, these tables and engine.parquet again
+  claims/              who is working on what just now; empty when nothing is owed
+  quarantine/          parts that were not whole or not ours, set aside; what they held is owed again
+  logs/                what the engines printed (with results in an object store: on the disk of the machine, under results/)
 ```
 
 `problems/`, `samples/`, `answers/` and `grades/` hold Parquet parts: read a folder as one table, in pandas with

@@ -20,6 +20,7 @@ from thinkscale.drain import Drain, drain_on_sigterm
 from thinkscale.endpoint import Client, Endpoint, EngineFailure
 from thinkscale.generate import Generator, Room, boundary
 from thinkscale.mend import mend
+from thinkscale.metering import FLUSH_SECONDS, Meter
 from thinkscale.plan import Study, owed_now, owed_shards, slice_ids
 from thinkscale.shards import Shard, ShardDone, run_shard
 from thinkscale.store import Guarded, Store, StoreError
@@ -57,11 +58,12 @@ class Progress:
         time_left = f"{int(left) // 60}:{int(left) % 60:02d} left" if left == left else "time left unknown"
         return f"{self.model}: {self.done:,} of at most {self.planned:,} completions, {self.tokens / seconds:,.0f} tokens/s, {time_left}"
 
-    async def report(self) -> None:
-        """Say it until cancelled."""
+    async def report(self, meter: Meter) -> None:
+        """Say it, and keep what the meter has, until cancelled."""
         while True:
             await asyncio.sleep(REPORT_SECONDS)
             log.info("%s", self)
+            await asyncio.to_thread(meter.flush, FLUSH_SECONDS)
 
 
 def engine_seed(study: Study, model: str, shards: list[Shard]) -> int:
@@ -150,8 +152,9 @@ class Run:
         """Run the shards that nobody else has claimed; if others have them all, wait until one is free. Returns how many were run."""
         free = [shard for shard in shards if self.claims.is_free(shard.slice_id)]
         if free:
-            async with _serving(self.study, self.model, free, early) as endpoint:
-                return await self._all(free, endpoint)
+            meter = Meter(self.study.store, self.model, self.claims.owner.host, self.study.catalogue.models[self.model].gpus)
+            async with _serving(self.study, self.model, free, early, meter) as endpoint:
+                return await self._all(free, endpoint, meter)
         log.info("%s: other runs are at work on all %d shards that are owed; waiting", self.model, len(shards))
         if early is not None:
             await asyncio.to_thread(early.stop)
@@ -160,22 +163,27 @@ class Run:
         self.drain.check()
         return 0
 
-    async def _all(self, shards: list[Shard], endpoint: Endpoint) -> int:
+    async def _all(self, shards: list[Shard], endpoint: Endpoint, meter: Meter) -> int:
         entry, engine = self.study.catalogue.models[self.model], self.study.config.engine
         progress = Progress(self.model, sum(s.sequences for s in shards))
         async with Client(endpoint, request_timeout=engine.request_timeout) as client:
             tags, room, cap = await boundary(client, entry), Room(engine.concurrency), self.study.config.answer_tokens
-            generators = {
-                s.trace_set.trace_set_id: Generator(client, entry, tags, s.trace_set.sampling, engine, cap, room, progress.drawn)
-                for s in shards
-            }
             places = asyncio.Semaphore(SHARDS_AT_ONCE)
 
-            async def one(shard: Shard) -> bool:
-                async with places:
-                    return not self.drain.asked and await self._one(shard, generators[shard.trace_set.trace_set_id])
+            def drawn(trace_set_id: str, sequences: int, tokens: int) -> None:
+                progress.drawn(sequences, tokens)
+                meter.drawn(trace_set_id, tokens)
 
-            reporter = asyncio.create_task(progress.report())
+            async def one(shard: Shard) -> bool:
+                set_id = shard.trace_set.trace_set_id
+                generator = Generator(client, entry, tags, shard.trace_set.sampling, engine, cap, room, partial(drawn, set_id))
+                async with places:
+                    if self.drain.asked:
+                        return False
+                    with meter.at_work(set_id):
+                        return await self._one(shard, generator)
+
+            reporter = asyncio.create_task(progress.report(meter))
             try:
                 async with asyncio.TaskGroup() as group:
                     tasks = [group.create_task(one(shard)) for shard in shards]
@@ -208,12 +216,14 @@ class Run:
 
 
 @asynccontextmanager
-async def _serving(study: Study, model: str, shards: list[Shard], early: serving.Running | None) -> AsyncIterator[Endpoint]:
+async def _serving(study: Study, model: str, shards: list[Shard], early: serving.Running | None, meter: Meter) -> AsyncIterator[Endpoint]:
     running = early or start_engine(study, model, shards)
+    running.on_metrics = meter.heard
     try:
         yield await asyncio.to_thread(running.wait_ready)
     finally:
         await asyncio.to_thread(running.stop)
+        await asyncio.to_thread(meter.flush)
 
 
 def _worst(failures: BaseExceptionGroup[BaseException]) -> BaseException:

@@ -59,6 +59,7 @@ def analyze(study: Study) -> Analysis:
         study.store.write_table("summary", summary),
         study.store.write_table("comparison", comparison),
         study.store.write_table("claims", checked),
+        study.store.write_table("engine", study.store.read("engine").to_pandas().sort_values(["time", "engine_start"])),
     )
     rows = plan(study)
     owed = sum(r.planned - r.on_disk for r in rows)

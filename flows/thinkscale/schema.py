@@ -11,7 +11,7 @@ import pyarrow as pa
 
 SCHEMA_VERSION = 1
 
-TableName = Literal["problems", "samples", "answers", "grades", "summary", "comparison", "claims"]
+TableName = Literal["problems", "samples", "answers", "grades", "engine", "summary", "comparison", "claims"]
 
 _id = pa.dictionary(pa.int32(), pa.string())  # ids repeat on every row: dictionary-encoded they cost a few bits
 
@@ -162,6 +162,40 @@ GRADES = Table(
     ),
 )
 
+_counter = "Counted by the engine within these seconds: "
+ENGINE = Table(
+    "engine",
+    "one row per few seconds of an engine's life",
+    ("engine_start", "second"),
+    (
+        Column("engine_start", pa.string(), "One start of one engine."),
+        Column("second", pa.float64(), "Seconds since it was ready, at the end of the interval."),
+        Column("model", pa.string(), "Name of the model."),
+        Column("host", pa.string(), "Machine it ran on."),
+        Column("time", pa.float64(), "The same moment by that machine's clock, in seconds since 1970."),
+        Column("seconds", pa.float64(), "Length of the interval."),
+        Column("prompt_tokens", pa.int64(), f"{_counter}tokens of prompts."),
+        Column("generation_tokens", pa.int64(), f"{_counter}tokens generated."),
+        Column("prefix_cache_queries", pa.int64(), f"{_counter}prompt tokens looked up in the prefix cache."),
+        Column("prefix_cache_hits", pa.int64(), f"{_counter}those of them that were found."),
+        Column("num_preemptions", pa.int64(), f"{_counter}sequences put back for want of memory."),
+        Column("running", pa.int64(), "Sequences in the batch at the end of the interval."),
+        Column("waiting", pa.int64(), "Sequences that wait for room at the end of the interval."),
+        Column("gpus", pa.int32(), "GPUs of the engine (1 on CPU)."),
+        Column("gpu_memory_mib", pa.float64(), "Memory in use on them, in MiB; null without NVML.", nullable=True),
+        Column("gpu_power_w", pa.float64(), "Power they draw, in watts; null without NVML.", nullable=True),
+        Column(
+            "gpu_energy_j", pa.float64(), "Their energy counters, in joules since the driver was loaded; null without NVML.", nullable=True
+        ),
+        Column("trace_set_ids", pa.list_(pa.string()), "Trace sets that were worked on: the join to `samples`, `answers` and cells."),
+        Column(
+            "drawn_tokens",
+            pa.list_(pa.int64()),
+            "Tokens that came back for each of them; `metering.engine_seconds` shares out the interval in this proportion.",
+        ),
+    ),
+)
+
 _POINT = (
     Column("model", pa.string(), "Name of the model."),
     Column("params", pa.int64(), "Total parameters of the model."),
@@ -260,4 +294,4 @@ CLAIMS = Table(
     ),
 )
 
-TABLES: dict[str, Table] = {t.name: t for t in (PROBLEMS, SAMPLES, ANSWERS, GRADES, SUMMARY, COMPARISON, CLAIMS)}
+TABLES: dict[str, Table] = {t.name: t for t in (PROBLEMS, SAMPLES, ANSWERS, GRADES, ENGINE, SUMMARY, COMPARISON, CLAIMS)}

@@ -91,6 +91,8 @@ class Running:
 
     def __init__(self, model: Model, engine: Engine, device: Device, on_progress: Progress) -> None:
         self.model, self.engine, self.device, self.on_progress = model, engine, device, on_progress
+        self.on_metrics: Callable[[dict[str, float]], None] = lambda _: None
+        """Is told the engine's metrics every two seconds or so, from another thread; set it before `wait_ready`."""
         self.base_url = (engine.base_url or "").rstrip("/").removesuffix("/v1")
         self.key = os.environ.get("THINKSCALE_API_KEY", "") if engine.base_url else os.urandom(24).hex()
         self.vitals = Vitals(owned=engine.base_url is None)
@@ -239,6 +241,8 @@ class Running:
                 if time.monotonic() < next_look:
                     continue
                 now = _look(http, self.vitals, pause)
+                if now["tokens"] >= 0:
+                    self.on_metrics(now)
                 next_look = time.monotonic() + pause
                 if not now["waiting"] or now["tokens"] not in (tokens, -1.0):
                     advanced, tokens, reported = time.monotonic(), now["tokens"], False
@@ -287,16 +291,17 @@ class Running:
 
 
 def _look(http: httpx.Client, vitals: Vitals, timeout: float) -> dict[str, float]:
-    """Tokens so far (-1: no answer) and how many requests wait: by the engine's own count, which stands still when it hangs, or by ours."""
+    """The engine's metrics (none: no answer), with `tokens` so far (-1 then) and how many requests are `waiting`.
+
+    Those by the engine's own count, which stands still when it hangs, or by ours.
+    """
     try:
         found = parse_metrics(http.get("/metrics", timeout=max(1.0, timeout)).text)
     except httpx.TransportError:
         return {"tokens": -1.0, "waiting": float(vitals.in_flight)}
     tokens = found.get("generation_tokens", 0.0) + found.get("prompt_tokens", 0.0)
-    return {
-        "tokens": tokens,
-        "waiting": max(vitals.in_flight, found.get("num_requests_running", 0.0) + found.get("num_requests_waiting", 0.0)),
-    }
+    waiting = max(vitals.in_flight, found.get("num_requests_running", 0.0) + found.get("num_requests_waiting", 0.0))
+    return {**found, "tokens": tokens, "waiting": waiting}
 
 
 def _new_log(folder: Path, model: str) -> tuple[Path, Any]:
