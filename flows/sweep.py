@@ -1,4 +1,4 @@
-"""All models of an experiment, one after the other: python flows/sweep.py EXPERIMENT [--plan] [--results DIR]."""
+"""All models of an experiment, one after the other: python flows/sweep.py EXPERIMENT [--plan | --status] [--results DIR]."""
 
 import asyncio
 import sys

@@ -16,6 +16,7 @@ from thinkscale.config import ConfigError
 from thinkscale.evaluate import start_first
 from thinkscale.plan import RESULTS, Study, open_study, plan, plan_table
 from thinkscale.serving import Running
+from thinkscale.status import status_view
 
 
 class Command(NamedTuple):
@@ -36,13 +37,16 @@ def command(about: str | None) -> Command:
 
 
 def sweep_command(about: str | None) -> Command:
-    """The same for `sweep.py`: prints the plan and exits with --plan, otherwise starts the first model's engine."""
+    """The same for `sweep.py`: prints plan or status and exits if asked to, otherwise starts the first model's engine."""
     parser = _parser(about)
     parser.add_argument("--plan", action="store_true", help="print cells, samples on disk and owed, and what they will cost; start nothing")
+    parser.add_argument(
+        "--status", action="store_true", help="print what is done, owed and being worked on, from disk alone; start nothing"
+    )
     asked = parser.parse_args()
     study = _study(asked.experiment, asked.results)
-    if asked.plan:
-        Console(width=150).print(plan_table(study, plan(study)))
+    if asked.plan or asked.status:
+        Console(width=150).print(status_view(study) if asked.status else plan_table(study, plan(study)))
         sys.exit()
     log_to_terminal()
     return Command(asked.experiment, asked.results, start_first(study))

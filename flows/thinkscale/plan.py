@@ -182,19 +182,19 @@ class PlanRow(NamedTuple):
 
 def plan(study: Study) -> list[PlanRow]:
     """What would be done, from disk and the catalogue alone; costs are upper bounds, since most traces close before the largest budget."""
-    held, rows = _held(study), []
+    there_by_cell, rows = held(study), []
     for name in study.config.models:
         model = study.catalogue.models[name]
         for trace_set in study.trace_sets(name):
             problems = study.planned_problems(trace_set.benchmark)
             per_cell = problems * study.config.num_samples
-            there = [sum(held.get(trace_set.cell_id(b), [])[:problems]) for b in study.config.thinking_budgets]
+            there = [sum(there_by_cell.get(trace_set.cell_id(b), [])[:problems]) for b in study.config.thinking_budgets]
             owed = {b: per_cell - t for b, t in zip(study.config.thinking_budgets, there, strict=True)}
             rows.append(_plan_row(study, model, trace_set, owed, sum(there)))
     return rows
 
 
-def _held(study: Study) -> dict[str, list[int]]:
+def held(study: Study) -> dict[str, list[int]]:
     """cell_id -> how many of the planned samples are answered, problem by problem, most first (a folder may hold more)."""
     answers = study.store.read("answers", ["cell_id", "problem_id", "sample_index"])
     wanted = answers.filter(pc.less(answers["sample_index"], study.config.num_samples)).to_pandas()
