@@ -13,11 +13,13 @@ COMMAND = console.command(__doc__) if __name__ == "__main__" else None  # before
 
 console.settle_prefect()
 
-from prefect import flow, task  # noqa: E402
+from prefect import flow, runtime, task  # noqa: E402
 from prefect.cache_policies import NO_CACHE  # noqa: E402
 from prefect.utilities.annotations import quote  # noqa: E402
 
+from shown import show_plots  # noqa: E402
 from thinkscale import report  # noqa: E402
+from thinkscale.config import Experiment  # noqa: E402
 from thinkscale.plan import RESULTS, Study, open_study  # noqa: E402
 
 
@@ -27,15 +29,23 @@ def analyze_tables(study: Study) -> report.Analysis:
     return report.analyze(study)
 
 
-@flow(name="analyze", flow_run_name="{experiment}", persist_result=False)
-async def analyze(experiment: str, results: str = str(RESULTS)) -> report.Analysis:
+def run_name() -> str:
+    """The experiment, for the list of runs."""
+    return console.experiment_name(runtime.flow_run.parameters["experiment"])
+
+
+@flow(name="analyze", flow_run_name=run_name, persist_result=False, validate_parameters=False)
+async def analyze(experiment: str | Experiment, results: str = str(RESULTS)) -> report.Analysis:
     """Summarize, compare and plot an experiment's results.
 
     Args:
-        experiment: name of a shipped experiment or path of a YAML file.
-        results: where results folders are.
+        experiment: name of a shipped experiment, path of a YAML file, or its content.
+        results: folder or URL where results folders are.
     """
-    return analyze_tables(cast(Study, quote(open_study(experiment, results))))
+    study = open_study(console.as_given(experiment), results)
+    analysis = analyze_tables(cast(Study, quote(study)))
+    await show_plots(study)
+    return analysis
 
 
 if COMMAND is not None:

@@ -10,11 +10,13 @@ from thinkscale import console
 
 console.settle_prefect()
 
-from prefect import State, flow, task  # noqa: E402
+from prefect import State, flow, runtime, task  # noqa: E402
 from prefect.cache_policies import NO_CACHE  # noqa: E402
 from prefect.utilities.annotations import quote  # noqa: E402
 
+from shown import show_cells  # noqa: E402
 from thinkscale import evaluate  # noqa: E402
+from thinkscale.config import Experiment  # noqa: E402
 from thinkscale.endpoint import RequestFailed  # noqa: E402
 from thinkscale.generate import Generator  # noqa: E402
 from thinkscale.plan import RESULTS, open_study  # noqa: E402
@@ -24,6 +26,12 @@ from thinkscale.store import Store  # noqa: E402
 
 EARLY: dict[str, Running] = {}
 """Engines that `sweep.py` started while Prefect was being imported."""
+
+
+def run_name() -> str:
+    """Model and experiment, for the list of runs."""
+    given = runtime.flow_run.parameters
+    return f"{given['model']} of {console.experiment_name(given['experiment'])}"
 
 
 async def _transient(task: object, task_run: object, state: State[ShardDone]) -> bool:
@@ -39,20 +47,23 @@ async def generate_shard(label: str, shard: Shard, generator: Generator, store: 
     return await run_shard(shard, generator, store)
 
 
-@flow(name="evaluate-model", flow_run_name="{model}", persist_result=False)
-async def evaluate_model(experiment: str, model: str, results: str = str(RESULTS)) -> int:
+# no validation by Prefect: an experiment is checked by the one loader that gives one clear error (`open_study`)
+@flow(name="evaluate-model", flow_run_name=run_name, persist_result=False, validate_parameters=False)
+async def evaluate_model(experiment: str | Experiment, model: str, results: str = str(RESULTS)) -> int:
     """Do all that one model of an experiment owes.
 
     Args:
-        experiment: name of a shipped experiment or path of a YAML file.
+        experiment: name of a shipped experiment, path of a YAML file, or its content.
         model: one of its models.
-        results: where results folders are.
+        results: folder or URL where results folders are.
     """
-    study = open_study(experiment, results)
+    study = open_study(console.as_given(experiment), results)
 
     async def in_task(shard: Shard, generator: Generator, store: Store) -> ShardDone:
         # quote: Prefect would otherwise walk through every key of the shard, looking for futures
         parts = cast(tuple[Shard, Generator, Store], tuple(map(quote, (shard, generator, store))))
         return await generate_shard(f"{model} {shard.label}", *parts)
 
-    return await evaluate.evaluate(study, model, in_task, EARLY.pop(model, None))
+    run_id = str(runtime.flow_run.id or "")
+    async with show_cells(study, model):
+        return await evaluate.evaluate(study, model, in_task, EARLY.pop(model, None), run_id)

@@ -13,10 +13,11 @@ COMMAND = console.command(__doc__) if __name__ == "__main__" else None  # before
 
 console.settle_prefect()
 
-from prefect import flow, task  # noqa: E402
+from prefect import flow, runtime, task  # noqa: E402
 from prefect.cache_policies import NO_CACHE  # noqa: E402
 from prefect.utilities.annotations import quote  # noqa: E402
 
+from thinkscale.config import Experiment  # noqa: E402
 from thinkscale.plan import RESULTS, Study, open_study  # noqa: E402
 from thinkscale.shards import grade_all  # noqa: E402
 
@@ -27,15 +28,20 @@ def grade_stored_answers(study: Study) -> int:
     return grade_all(study.store, study.known)
 
 
-@flow(name="regrade", flow_run_name="{experiment}", persist_result=False)
-async def regrade(experiment: str, results: str = str(RESULTS)) -> int:
+def run_name() -> str:
+    """The experiment, for the list of runs."""
+    return console.experiment_name(runtime.flow_run.parameters["experiment"])
+
+
+@flow(name="regrade", flow_run_name=run_name, persist_result=False, validate_parameters=False)
+async def regrade(experiment: str | Experiment, results: str = str(RESULTS)) -> int:
     """Rewrite all grades of an experiment from its stored answers.
 
     Args:
-        experiment: name of a shipped experiment or path of a YAML file.
-        results: where results folders are.
+        experiment: name of a shipped experiment, path of a YAML file, or its content.
+        results: folder or URL where results folders are.
     """
-    return grade_stored_answers(cast(Study, quote(open_study(experiment, results))))
+    return grade_stored_answers(cast(Study, quote(open_study(console.as_given(experiment), results))))
 
 
 if COMMAND is not None:

@@ -1,8 +1,15 @@
-"""All models of an experiment, one after the other: python flows/sweep.py EXPERIMENT [--plan | --status] [--results DIR]."""
+"""All models of an experiment: python flows/sweep.py EXPERIMENT [--plan | --status] [--pool POOL] [--replicas N] [--results DIR].
+
+Without a pool the models run here, one after the other. With one, each is a run of the deployment `evaluate-model/POOL` (see
+`deploy.py`), as many at a time as the pool has workers; this flow only waits, and needs no GPU.
+"""
 
 import asyncio
 import sys
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
+from uuid import UUID
 
 sys.path.insert(0, str(Path(__file__).parent))  # the library stands beside the flow files, installed or not
 
@@ -13,31 +20,118 @@ COMMAND = console.sweep_command(__doc__) if __name__ == "__main__" else None
 
 console.settle_prefect()
 
-from prefect import flow  # noqa: E402
+import httpx  # noqa: E402
+from prefect import flow, runtime  # noqa: E402
+from prefect.client.orchestration import get_client  # noqa: E402
+from prefect.client.schemas.objects import State  # noqa: E402
+from prefect.deployments import arun_deployment  # noqa: E402
+from prefect.states import Cancelling, Crashed  # noqa: E402
 
 from evaluate_model import EARLY, evaluate_model  # noqa: E402
+from shown import show_cells  # noqa: E402
+from thinkscale.config import Experiment  # noqa: E402
+from thinkscale.fanout import Ended, Listener, Unfinished, fan_out, resources  # noqa: E402
 from thinkscale.manifest import write_manifest  # noqa: E402
-from thinkscale.plan import RESULTS, open_study  # noqa: E402
+from thinkscale.plan import RESULTS, Study, open_study  # noqa: E402
+
+POLL_SECONDS = 2.0
+RESUBMITS = 3
+"""How often a run is submitted again that crashed, was preempted or fell silent."""
 
 
-@flow(name="sweep", flow_run_name="{experiment}", persist_result=False)
-async def sweep(experiment: str, results: str = str(RESULTS)) -> None:
+def run_name() -> str:
+    """The experiment, for the list of runs."""
+    return console.experiment_name(runtime.flow_run.parameters["experiment"])
+
+
+# no validation by Prefect: an experiment is checked by the one loader that gives one clear error (`open_study`)
+@flow(name="sweep", flow_run_name=run_name, persist_result=False, validate_parameters=False)
+async def sweep(experiment: str | Experiment, results: str = str(RESULTS), pool: str | None = None, replicas: int = 1) -> None:
     """Run an experiment: for each model, generate and grade what is owed.
 
     Args:
-        experiment: name of a shipped experiment or path of a YAML file.
-        results: where results folders are.
+        experiment: name of a shipped experiment, path of a YAML file, or its content.
+        results: folder or URL where results folders are; workers must reach it under the same name.
+        pool: work pool whose workers evaluate the models; empty: here, one after the other.
+        replicas: runs for each model, which share its shards (with a pool).
     """
-    study = open_study(experiment, results)
+    study = open_study(console.as_given(experiment), results)
     write_manifest(study)
-    for model in study.config.models:
-        await evaluate_model(experiment, model, results)
+
+    async def here(model: str, label: str) -> Ended:
+        return _ended(await evaluate_model(console.as_given(experiment), model, results, return_state=True))
+
+    async def there(model: str, label: str) -> Ended:
+        assert pool is not None
+        return await _in_pool(study, content, results, pool, model, label)
+
+    content = console.travelling(study) if pool else {}
+    command = console.sweep_again(experiment, results, pool)
+    async with show_cells(study):
+        if pool:
+            await fan_out(study, there, command, at_once=10_000, replicas=replicas, resubmits=RESUBMITS)
+        else:
+            await fan_out(study, here, command, at_once=1, replicas=1, resubmits=0)
+
+
+async def _in_pool(study: Study, content: dict[str, Any], results: str, pool: str, model: str, label: str) -> Ended:
+    """Submit one run, wait for its end or its silence; if we are stopped before, cancel it."""
+    run = await arun_deployment(
+        f"evaluate-model/{pool}",
+        parameters={"experiment": content, "model": model, "results": results},
+        job_variables=resources(study.catalogue.models[model]),
+        flow_run_name=f"{label} of {study.config.name}",
+        tags=[study.config.name],
+        timeout=0,
+    )
+    listener = Listener(study.store, str(run.id), 2 * study.config.engine.claim_timeout)
+    over = False
+    try:
+        while True:
+            state = await _state(run.id)
+            if state is not None and state.is_final():
+                over = True
+                return _ended(state)
+            if state is not None and not state.is_running():
+                listener.wait_again()  # it waits for a worker: nothing to hear yet, however long that takes
+            elif listener.is_silent():
+                return Ended("lost", f"nothing heard of it for {listener.patience:g} s")
+            await asyncio.sleep(POLL_SECONDS)
+    finally:
+        if not over:
+            _end(run.id, silent=listener.is_silent())
+
+
+async def _state(run: UUID) -> State | None:
+    """State of a run; None while the API does not answer."""
+    try:
+        async with get_client() as client:
+            return (await client.read_flow_run(run)).state
+    except httpx.HTTPError:
+        return None
+
+
+def _end(run: UUID, *, silent: bool) -> None:
+    """Have a run cancelled; one that fell silent has nobody who could, so it is only declared crashed.
+
+    Not asynchronous: it must also happen while our own event loop is being torn down.
+    """
+    with suppress(httpx.HTTPError), get_client(sync_client=True) as client:
+        client.set_flow_run_state(run, Crashed(message="fell silent") if silent else Cancelling(), force=silent)
+
+
+def _ended(state: State[Any]) -> Ended:
+    if state.is_completed():
+        return Ended("completed")
+    return Ended("lost" if state.is_crashed() else "failed", (state.message or state.name or "")[-2000:])
 
 
 if COMMAND is not None:
     EARLY.update(COMMAND.engines)
     try:
-        asyncio.run(sweep(COMMAND.experiment, COMMAND.results))
+        asyncio.run(sweep(COMMAND.experiment, COMMAND.results, COMMAND.pool, COMMAND.replicas))
+    except Unfinished as e:
+        sys.exit(f"error: {e}")
     finally:
         for running in EARLY.values():
             running.stop()

@@ -50,6 +50,8 @@ class Owner:
     """Seconds of silence after which others may take over; it beats six times as often."""
     logs: str
     """Folder of its engine's logs, on its machine."""
+    run: str
+    """Id of the flow run, for who started it; empty where there is none."""
 
     @property
     def gone(self) -> bool:
@@ -75,12 +77,12 @@ class Held(NamedTuple):
 class Claims:
     """This process's claims on the slices of an experiment; `with Claims(...) as claims`. Methods may be called from any thread."""
 
-    def __init__(self, store: Store, model: str, timeout: float, logs: str = "") -> None:
+    def __init__(self, store: Store, model: str, timeout: float, logs: str = "", run: str = "") -> None:
         me = os.getpid()
         self.folder = store.root / FOLDER
         self.timeout = timeout
         host, machine = socket.gethostname(), files.machine()
-        self.owner = Owner(os.urandom(8).hex(), model, host, machine, me, files.started(me), timeout, logs)
+        self.owner = Owner(os.urandom(8).hex(), model, host, machine, me, files.started(me), timeout, logs, run)
         self._held: dict[str, Held] = {}
         self._seen: dict[str, tuple[Any, float]] = {}
         self._ending = threading.Event()

@@ -121,6 +121,8 @@ class Model(Strict):
     """GPUs for one engine: its tensor parallel size."""
     gpu_memory_gb: Annotated[float, Field(gt=0)] | None = None
     """Memory that each of them should have."""
+    minutes: Positive | None = None
+    """Time limit of one job on a cluster; None: the pool's."""
     dtype: str = "auto"
     """dtype on GPUs; on CPU float32 is used."""
     reasoning_parser: str | None = None
@@ -202,7 +204,7 @@ class Engine(Strict):
     """How engines are started and watched. Not part of any identity: it must not change what is drawn."""
 
     command: tuple[str, ...] | None = None
-    """Starts vLLM's OpenAI server, flags are added; None: `python -m vllm.entrypoints.openai.api_server` of this environment."""
+    """Starts vLLM's OpenAI server, flags are added; None: the machine's THINKSCALE_ENGINE_COMMAND, else the vLLM of this environment."""
     base_url: str | None = None
     """A server that somebody else runs (its key in the variable THINKSCALE_API_KEY); nothing is started then."""
     start_timeout: Annotated[float, Field(gt=0)] = 1800.0

@@ -8,15 +8,19 @@ import argparse
 import logging
 import os
 import sys
-from typing import NamedTuple
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
 
 from rich.console import Console
 
-from thinkscale.config import ConfigError
+from thinkscale.config import ConfigError, Experiment
 from thinkscale.evaluate import start_first
 from thinkscale.plan import RESULTS, Study, open_study, plan, plan_table
 from thinkscale.serving import Running
 from thinkscale.status import status_view
+
+T = TypeVar("T")
 
 
 class Command(NamedTuple):
@@ -26,6 +30,8 @@ class Command(NamedTuple):
     results: str
     engines: dict[str, Running]
     """Engines that are starting already."""
+    pool: str | None = None
+    replicas: int = 1
 
 
 def command(about: str | None) -> Command:
@@ -43,12 +49,17 @@ def sweep_command(about: str | None) -> Command:
     parser.add_argument(
         "--status", action="store_true", help="print what is done, owed and being worked on, from disk alone; start nothing"
     )
+    parser.add_argument("--pool", help="Prefect work pool whose workers run the models (default: here, one after the other)")
+    parser.add_argument("--replicas", type=int, default=1, metavar="N", help="with --pool: runs for each model, which share its shards")
     asked = parser.parse_args()
     study = _study(asked.experiment, asked.results)
     if asked.plan or asked.status:
         Console(width=150).print(status_view(study) if asked.status else plan_table(study, plan(study)))
         sys.exit()
     log_to_terminal()
+    if asked.pool:
+        _or_exit(lambda: travelling(study))
+        return Command(asked.experiment, asked.results, {}, asked.pool, asked.replicas)
     return Command(asked.experiment, asked.results, start_first(study))
 
 
@@ -60,10 +71,44 @@ def _parser(about: str | None) -> argparse.ArgumentParser:
 
 
 def _study(experiment: str, results: str) -> Study:
+    return _or_exit(lambda: open_study(experiment, results))
+
+
+def _or_exit(do: Callable[[], T]) -> T:
     try:
-        return open_study(experiment, results)
+        return do()
     except ConfigError as e:
         sys.exit(f"error: {e}")
+
+
+def as_given(experiment: object) -> str | dict[str, Any]:
+    """A flow's parameter as `open_study` takes it: a name or path as it is, content as a mapping."""
+    if isinstance(experiment, Experiment):
+        return experiment.model_dump(mode="json", exclude_unset=True)
+    if isinstance(experiment, str | dict):
+        return experiment
+    raise ConfigError(f"experiment: found {type(experiment).__name__}; give a shipped name, a path, or the content of a YAML file.")
+
+
+def experiment_name(experiment: object) -> str:
+    """What to call a run: the name within content, or the last part of a path."""
+    given = as_given(experiment)
+    return Path(given).stem if isinstance(given, str) else str(given.get("name", "unnamed"))
+
+
+def sweep_again(experiment: object, results: str, pool: str | None) -> str:
+    """The command that finishes what a sweep left owed."""
+    given = as_given(experiment)
+    words = ["python flows/sweep.py", given if isinstance(given, str) else "THE_SAME.yaml"]
+    words += ["--results", results] if results != str(RESULTS) else []
+    return " ".join([*words, *(["--pool", pool] if pool else [])])
+
+
+def travelling(study: Study) -> dict[str, Any]:
+    """The content of an experiment for a worker, which may not have its file. Raises ConfigError where it would be refused there."""
+    content = study.config.model_dump(mode="json", exclude_defaults=True)
+    open_study(content)
+    return content
 
 
 def settle_prefect() -> None:

@@ -18,6 +18,7 @@ from thinkscale.claims import ClaimLost, Claims
 from thinkscale.config import digest
 from thinkscale.drain import Drain, drain_on_sigterm
 from thinkscale.endpoint import Client, Endpoint, EngineFailure
+from thinkscale.fanout import largest_first
 from thinkscale.generate import Generator, Room, boundary
 from thinkscale.mend import mend
 from thinkscale.metering import FLUSH_SECONDS, Meter
@@ -85,24 +86,25 @@ def start_engine(study: Study, model: str, shards: list[Shard]) -> serving.Runni
 
 def start_first(study: Study) -> dict[str, serving.Running]:
     """Start the engine of the first model that owes something: it may come up while Prefect does."""
-    for model in study.config.models:
+    for model in largest_first(study):
         shards = owed_shards(study, model)
         if shards:
             return {model: start_engine(study, model, shards)}
     return {}
 
 
-async def evaluate(study: Study, model: str, do_shard: RunShard = run_shard, early: serving.Running | None = None) -> int:
+async def evaluate(study: Study, model: str, do_shard: RunShard = run_shard, early: serving.Running | None = None, run_id: str = "") -> int:
     """Do all that a model owes, or see it done by others.
 
     Args:
         do_shard: runs one shard and publishes in the store that it is given (a flow passes its task).
         early: an engine of this model that was already started.
+        run_id: of the flow run, which whoever started it knows us by (see `fanout`).
     Returns: how many shards were run here. Raises: EngineFailure after `max_restarts` restarts, Preempted, or what a shard raises.
     """
     files.check(study.store.root)
     timeout = study.config.engine.claim_timeout
-    with drain_on_sigterm(model) as drain, Claims(study.store, model, timeout, str(study.logs)) as claims:
+    with drain_on_sigterm(model) as drain, Claims(study.store, model, timeout, str(study.logs), run_id) as claims:
         run = Run(study, model, claims, drain, do_shard)
         try:
             ran, restarts = 0, 0

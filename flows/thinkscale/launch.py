@@ -5,6 +5,7 @@ What it does not do: start anything (`serving`).
 """
 
 import os
+import shlex
 import shutil
 import socket
 import subprocess
@@ -37,7 +38,8 @@ def detect_device() -> Device:
 
 def engine_command(model: Model, engine: Engine, device: Device, port: int, seed: int) -> list[str]:
     """The engine's command line. The key is not in it: it goes through the environment."""
-    command = [*(engine.command or (sys.executable, "-m", "vllm.entrypoints.openai.api_server"))]
+    site = shlex.split(os.environ.get("THINKSCALE_ENGINE_COMMAND", ""))  # of this machine: vLLM in a container, say
+    command = [*(engine.command or site or (sys.executable, "-m", "vllm.entrypoints.openai.api_server"))]
     command += ["--model", source_path(model), "--served-model-name", model.name, "--host", "127.0.0.1", "--port", str(port)]
     command += ["--seed", str(seed), "--max-model-len", str(model.context), "--enable-prefix-caching"]
     # our requests say all that matters; otherwise a model's generation_config.json would add penalties in silence

@@ -58,20 +58,34 @@ class Extent(NamedTuple):
     """Mean, before the chat template."""
 
 
-def load_experiment(experiment: str, catalogue: Catalogue, benchmarks: Mapping[str, Extent]) -> Experiment:
+def load_experiment(experiment: str | Mapping[str, Any], catalogue: Catalogue, benchmarks: Mapping[str, Extent]) -> Experiment:
     """Read and check one experiment.
 
     Args:
-        experiment: shipped name or path.
+        experiment: shipped name, path, or content (what the YAML would hold: so it travels to the workers of a cluster).
         catalogue: what it may name.
         benchmarks: every benchmark that it may name.
     Raises: ConfigError, one for the first thing that is wrong.
     """
-    path = experiment_path(experiment)
-    config = _validate(Experiment, _read_yaml(path), path)
+    path = experiment_path(experiment) if isinstance(experiment, str) else Path("experiment")
+    config = _validate(Experiment, _read_yaml(path) if isinstance(experiment, str) else dict(experiment), path)
+    if not isinstance(experiment, str):
+        _check_travels(config)
     _check_names(config, catalogue, benchmarks, path)
     _check_sizes(config, catalogue, benchmarks, path)
     return config
+
+
+def _check_travels(config: Experiment) -> None:
+    """Content comes from whoever may submit a run: it must not say what a worker executes, or which server is sent its key."""
+    for key, instead in (
+        ("command", "Set THINKSCALE_ENGINE_COMMAND in the worker's environment instead."),
+        ("base_url", "Run `python flows/sweep.py` without a pool where that server can be reached."),
+    ):
+        if getattr(config.engine, key) is not None:
+            raise ConfigError(
+                f"experiment: engine.{key}: not taken from a parameter, which anybody who may submit runs can write. {instead}"
+            )
 
 
 def prompt_text(prompt: str) -> str:

@@ -5,11 +5,11 @@ What it does not do: start anything; `--plan` prints this and imports neither pr
 """
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -84,8 +84,8 @@ class Study:
         return {t.cell_id(b): (t.trace_set_id, b) for t in sets for b in self.config.thinking_budgets}
 
 
-def open_study(experiment: str, results: str | Path = RESULTS) -> Study:
-    """Read and check an experiment by shipped name or path; `results` is a folder or the URL of one. Raises ConfigError."""
+def open_study(experiment: str | Mapping[str, Any], results: str | Path = RESULTS) -> Study:
+    """Read and check an experiment by shipped name, path or content; `results` is a folder or the URL of one. Raises ConfigError."""
     catalogue = load_catalogue()
     known = benchmarks(catalogue)
     config = load_experiment(experiment, catalogue, {name: b.extent for name, b in known.items()})

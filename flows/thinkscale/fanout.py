@@ -1,0 +1,108 @@
+"""Shares an experiment out over runs: one or more for each model, the dearest first; those that are lost are submitted again.
+
+Why: schedulers report the death of a run late or never (a worker that is killed leaves its run "running" for ever), and one model that
+fails must not cost the others. A run lives as long as its beat in the results folder moves (`claims`), by our own clock.
+What it does not do: start anything itself (the flows pass in how), hold a slot or a lease while it waits.
+"""
+
+import asyncio
+import logging
+import math
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any, Literal, NamedTuple
+
+from thinkscale.claims import at_work
+from thinkscale.config import Model
+from thinkscale.plan import Study, plan
+from thinkscale.store import Store
+
+log = logging.getLogger(__name__)
+
+
+class Ended(NamedTuple):
+    """How a run ended."""
+
+    how: Literal["completed", "failed", "lost"]
+    """`lost`: it crashed, was preempted or fell silent: what it owes can be done by another."""
+    said: str = ""
+
+
+class Unfinished(RuntimeError):
+    """Runs failed, or were lost more often than allowed: says what is owed and the command that finishes it."""
+
+
+Launch = Callable[[str, str], Awaitable[Ended]]
+"""(model, label of the run) -> how it ended."""
+
+
+def largest_first(study: Study) -> list[str]:
+    """The models of an experiment, the one that owes most FLOPs first: the longest run decides when all is done."""
+    flops = dict.fromkeys(study.config.models, 0.0)
+    for row in plan(study):
+        flops[row.model] += row.flops
+    return sorted(study.config.models, key=lambda model: -flops[model])
+
+
+def resources(model: Model) -> dict[str, Any]:
+    """What one run of a model needs of a cluster, as job variables: GPUs, memory of the machine in GB, minutes (if the catalogue says)."""
+    weights = 2 * model.params / 1e9  # bf16; read once through the machine's memory
+    found = {"gpus": model.gpus, "memory_gb": 16 + math.ceil(1.2 * weights)}
+    return found if model.minutes is None else {**found, "minutes": model.minutes}
+
+
+async def fan_out(study: Study, launch: Launch, command: str, *, at_once: int, replicas: int, resubmits: int) -> None:
+    """Run every model that owes something; returns when nothing is owed.
+
+    Args:
+        launch: runs one; it may be called again with the same model and another label.
+        command: what finishes the experiment, for the message.
+        at_once: how many runs are launched at a time (a pool of workers limits them by itself).
+        replicas: runs for each model, which share its shards.
+        resubmits: how often a lost run is launched again.
+    Raises: Unfinished.
+    """
+    places, failures = asyncio.Semaphore(at_once), list[str]()
+
+    async def one(model: str, name: str) -> None:
+        async with places:
+            ended = await launch(model, name)
+            for again in range(1, resubmits + 1):
+                if ended.how != "lost":
+                    break
+                log.warning("%s is lost (%s); submitted again", name, ended.said)
+                ended = await launch(model, f"{name}, again {again}")
+            if ended.how != "completed":
+                log.warning("%s: %s: %s", name, ended.how, ended.said)
+                failures.append(f"{name}: {ended.how}: {ended.said}")
+
+    async with asyncio.TaskGroup() as group:
+        for model in largest_first(study):
+            for replica in range(1, replicas + 1):
+                group.create_task(one(model, model if replicas == 1 else f"{model} {replica} of {replicas}"))
+    owed = dict.fromkeys(study.config.models, 0)
+    for row in plan(study):
+        owed[row.model] += row.planned - row.on_disk
+    what = ", ".join(f"{model} {answers:,} answers" for model, answers in owed.items() if answers)
+    if what:
+        raise Unfinished("\n".join([f"owed: {what}", *failures, f"To finish: {command}"]))
+
+
+class Listener:
+    """Hears whether a run lives, by its beat in the results folder and our own clock."""
+
+    def __init__(self, store: Store, run: str, patience: float) -> None:
+        self.store, self.run, self.patience = store, run, patience
+        self._beat: object = None
+        self._since = time.monotonic()
+
+    def is_silent(self) -> bool:
+        """No new beat for `patience` seconds (a run that is about to begin, or to end, has none)."""
+        for seen in at_work(self.store):
+            if seen.owner.run == self.run and (seen.owner.token, seen.beat) != self._beat:
+                self._beat, self._since = (seen.owner.token, seen.beat), time.monotonic()
+        return time.monotonic() - self._since > self.patience
+
+    def wait_again(self) -> None:
+        """Count from now: the run has not begun."""
+        self._since = time.monotonic()
