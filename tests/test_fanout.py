@@ -1,6 +1,8 @@
 """The policy of a sweep, with launches that do not exist."""
 
 import asyncio
+import subprocess
+import sys
 from dataclasses import replace
 
 import pytest
@@ -8,7 +10,7 @@ import pytest
 from fakes import model, run_toy, study
 from test_claims import claims
 from thinkscale import console
-from thinkscale.config import ConfigError
+from thinkscale.config import FLOWS, ConfigError
 from thinkscale.fanout import Ended, Listener, Unfinished, fan_out, largest_first, resources
 from thinkscale.plan import open_study
 
@@ -110,7 +112,7 @@ def _pause(seconds):
 
 def test_resources_come_from_the_catalogue():
     big = model(params=32_000_000_000, gpus=4, minutes=720)
-    assert resources(big) == {"gpus": 4, "memory_gb": 16 + 77, "minutes": 720}
+    assert resources(big) == {"gpus": 4, "memory_gb": 16 + 77, "minutes": 720, "seconds": 43200}
     assert resources(model()) == {"gpus": 1, "memory_gb": 17}
 
 
@@ -144,3 +146,25 @@ def test_content_that_is_wrong_gets_the_same_error_as_a_file():
 def test_the_command_that_finishes_is_the_one_that_was_given(tmp_path):
     assert console.sweep_again("nano", str(tmp_path), "gpu") == f"python flows/sweep.py nano --results {tmp_path} --pool gpu"
     assert console.experiment_name("a/b/mine.yaml") == "mine" and console.experiment_name({"name": "x"}) == "x"
+
+
+def test_a_run_outlives_whoever_reads_its_output():
+    code = f"""
+import os, signal, sys, time
+sys.path.insert(0, {str(FLOWS)!r})
+from rich.console import Console
+from thinkscale import console
+console.outlive_reader()
+print("before", flush=True)
+sys.stdin.read()  # until the reader is gone
+for _ in range(3):
+    Console(file=sys.stdout).print("after")
+    os.write(2, b"after\\n")
+os._exit(7)
+"""
+    run = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert run.stdout.readline() == b"before\n"
+    run.stdout.close(), run.stderr.close(), run.stdin.close()
+    assert run.wait(30) == 7
+    ends = f"import sys; sys.path.insert(0, {str(FLOWS)!r}); from thinkscale import console; console.outlive_reader(); print('x' * 200_000)"
+    assert subprocess.run([sys.executable, "-c", ends], capture_output=True, text=True, check=True).stdout == "x" * 200_000 + "\n"
