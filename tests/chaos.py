@@ -96,7 +96,7 @@ class Place:
 
     def ended(self, child, *codes):
         """Wait for a run to end as it should."""
-        _, said = child.communicate(timeout=LIMIT)
+        said = communicated(child, LIMIT)
         assert child.returncode in codes, f"ended with {child.returncode}: {said[-2000:]}"
         return said
 
@@ -112,6 +112,15 @@ class Place:
     def supervisor(self, opened):
         ports = {str(p) for p in engines(opened)}
         return [pid for pid, words in command_lines() if "supervise.py" in " ".join(words) and words[words.index("--port") + 1] in ports]
+
+
+def communicated(child, seconds):
+    """What a run said until its end; one that does not end is killed, and that is a failure."""
+    try:
+        return child.communicate(timeout=seconds)[1]
+    except subprocess.TimeoutExpired:
+        child.kill()
+        raise AssertionError(f"it did not end within {seconds:.0f} s: {child.communicate()[1][-1500:]}") from None
 
 
 def command_lines():
@@ -331,7 +340,7 @@ class RealPlace(Place):
         return subprocess.Popen([sys.executable, "-c", run], env=environment, stderr=subprocess.PIPE, text=True)
 
     def ended(self, child, *codes):
-        _, said = child.communicate(timeout=REAL_LIMIT)
+        said = communicated(child, REAL_LIMIT)
         assert child.returncode in codes, f"ended with {child.returncode}: {said[-2000:]}"
         return said
 

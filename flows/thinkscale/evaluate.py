@@ -9,9 +9,11 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
+from typing import TypeVar
 
 from thinkscale import files, serving
 from thinkscale.claims import ClaimLost, Claims
@@ -35,6 +37,7 @@ REPORT_SECONDS = 5.0
 WAIT_SECONDS = 2.0
 """Between looks at claims of others, while they do all that is owed."""
 
+T = TypeVar("T")
 RunShard = Callable[[Shard, Generator, Store], Awaitable[ShardDone]]
 
 
@@ -137,6 +140,7 @@ class Run:
     do_shard: RunShard
     done: set[tuple[str, int]] = field(default_factory=set)
     """Slices that were done here, and how much they owed."""
+    thread: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1, thread_name_prefix="claim"))
 
     def owed(self) -> list[Shard]:
         """What is owed now. Raises StoreError where a shard that was done here is owed as before: nothing would ever end it."""
@@ -197,11 +201,15 @@ class Run:
         self.drain.check()
         return sum(task.result() for task in tasks)
 
+    async def _claim(self, do: Callable[..., T], *arguments: str) -> T:
+        """In one thread, one after the other: when we are cancelled while it takes a claim, the release comes after the taking."""
+        return await asyncio.get_running_loop().run_in_executor(self.thread, do, *arguments)
+
     async def _one(self, shard: Shard, generator: Generator) -> bool:
         """Run one shard if it is ours to run; False where others have it, or had it."""
-        if not await asyncio.to_thread(self.claims.take, shard.slice_id, shard.label):
-            return False
         try:
+            if not await self._claim(self.claims.take, shard.slice_id, shard.label):
+                return False
             shard = await asyncio.to_thread(owed_now, self.study, shard)
             if not shard.sequences:
                 return False
@@ -211,7 +219,7 @@ class Run:
             log.warning("%s: %s: %s Its work here is forgotten.", self.model, shard.label, e)
             return False
         finally:
-            await asyncio.to_thread(self.claims.release, shard.slice_id)
+            await self._claim(self.claims.release, shard.slice_id)
         self.done.add((shard.slice_id, shard.sequences))
         log.info("%s: %s done, %s of %s answers correct", self.model, shard.label, f"{done.correct:,}", f"{done.answers:,}")
         return True
