@@ -32,6 +32,7 @@ import yaml
 from rich.console import Console
 from rich.table import Table
 
+import chaos_moments
 from fakes import FAKE_VLLM, engines, eventually, files, processes, reopen, rows, run_fake, start_child, study
 from prefect_site import Site, kill
 from thinkscale import launch, supervise
@@ -68,6 +69,7 @@ class Place:
         self.folder, self.moment = Path(folder), moment
         self.folder.mkdir(exist_ok=True)
         self.marker = self.folder / "been"
+        self.mounted = None
         self.shm = supervise.shared_memory()
 
     def open(self, fault=None, **engine):
@@ -191,30 +193,6 @@ def engine_hit(phase, number, whom="engine"):
     return do
 
 
-def dies_in(call, number):
-    """The process is killed in a system call of writing: while a part is written, or between write and publish."""
-
-    def do(place):
-        opened = place.open()
-        code = f"""
-import os, signal, fakes
-count, real = [{place.moment.randrange(2, 14)}], os.{call}
-def dying(*arguments):
-    count[0] -= 1
-    if count[0] == 0:
-        os.kill(os.getpid(), {int(number)})
-    return real(*arguments)
-os.{call} = dying
-fakes.run_child({str(place.folder)!r}, None)
-"""
-        environment = {**os.environ, "PYTHONPATH": os.pathsep.join((str(FLOWS), str(HERE)))}
-        child = subprocess.Popen([sys.executable, "-c", code], env=environment, stderr=subprocess.PIPE, text=True)
-        place.ended(child, -number)
-        assert eventually(lambda: not processes(opened), 30), "an engine outlives its run"
-
-    return do
-
-
 def dies_before(table):
     """Killed before a part of a table: traces without answers, answers without grades."""
 
@@ -246,25 +224,6 @@ def lies(phase, kind):
         assert "ResponseInvalid" in said, said[-1500:]
 
     return do
-
-
-def disk_full(place):
-    """A real ENOSPC: the results lie on a small tmpfs, which then grows."""
-    room = place.folder / "out"
-    room.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={place.moment.randrange(40, 90)}k", "tmpfs", str(room)], check=True)
-    try:
-        opened = place.open()
-        said = place.ended(start_child(opened), 1)
-        assert "No space left on device" in said, said[-1500:]
-        assert eventually(lambda: not processes(opened), 30)
-        subprocess.run(["mount", "-o", "remount,size=20m", str(room)], check=True)
-        place.ended(start_child(opened), 0)
-        shutil.copytree(room, place.folder / "kept")
-    finally:
-        subprocess.run(["umount", "-l", str(room)], check=True)
-    room.rmdir()
-    (place.folder / "kept").rename(room)
 
 
 def spoiled(table, how):
@@ -301,9 +260,8 @@ def fake_cases():
         for number in (KILL, TERM, STOP):
             add(phase, f"engine {number.name}", engine_hit(phase, number))
         add(phase, "supervisor SIGKILL", engine_hit(phase, KILL, "supervisor"))
-    add("writing", "flow SIGKILL", dies_in("fsync", KILL), 3)
-    add("between write and publish", "flow SIGKILL", dies_in("link", KILL), 3)
-    add("between write and publish", "flow SIGTERM", dies_in("link", TERM), 1)
+    for phase, fault, do in chaos_moments.moment_cases():
+        add(phase, fault, do)
     for table in ("samples", "answers", "grades"):
         add({"samples": "writing", "answers": "answers", "grades": "grading"}[table], f"SIGKILL before {table}", dies_before(table), 2)
     for phase in ("thinking", "answers"):
@@ -312,8 +270,6 @@ def fake_cases():
         add(phase, "responses: slow", answers_badly(phase, "slow", seconds=1.0))
         for kind in ("wrong_n", "empty", "wrong_usage", "ignore_cap", "swap"):
             add(phase, f"responses: {kind}", lies(phase, kind))
-    if os.geteuid() == 0:  # mounting a small disk needs root
-        add("writing", "disk full", disk_full, 2)
     for how in ("torn", "corrupt", "foreign"):
         for table in PARTS:
             add("on disk", f"{how} part of {table}", spoiled(table, how))
@@ -509,8 +465,11 @@ def run_case(case, folder, seed, expected, site):
         else:
             opened, before = open_study(str(place.folder / "prefect.yaml"), place.folder), {}
         check(place, opened, expected if case.kind == "fake" else None, before)
-    except (AssertionError, subprocess.SubprocessError, OSError, RuntimeError) as e:
+    except (AssertionError, subprocess.SubprocessError, OSError, RuntimeError, LookupError, ValueError) as e:
         return "".join(traceback.format_exception_only(e)).strip(), time.monotonic() - begun
+    finally:
+        if place.mounted:
+            subprocess.run(["umount", "-l", str(place.mounted)], check=True)
     return "whole", time.monotonic() - begun
 
 

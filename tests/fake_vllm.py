@@ -16,7 +16,7 @@ away: for faults that a restart heals. Kinds:
   crash (SIGKILL to itself)  exit (status 3)  hang (accepts, never answers)  freeze (SIGSTOP to itself)
   500 | 503 | 400 | 429 (with retry_after seconds)  reset  slow (seconds)  cut_body  not_json
   wrong_n  empty  wrong_usage  ignore_cap  swap (choices under the wrong index)
-  die_at_start (prints, status 1)  never_ready  late (seconds)
+  die_at_start (prints, status 1)  never_ready  late (seconds)  deaf (hears SIGTERM only after seconds)
 `--children` starts a child (own process group) with a grandchild (own session), shared memory and a semaphore that nobody removes.
 """
 
@@ -143,7 +143,7 @@ class Faults:
     def next(self, phase):
         """Kind of fault that this completion request shall meet, or ''."""
         with self.lock:
-            if not self.spec or self.spec["kind"] in ("die_at_start", "never_ready", "late"):
+            if not self.spec or self.spec["kind"] in ("die_at_start", "never_ready", "late", "deaf"):
                 return ""
             if self.spec.get("phase", phase) != phase:
                 return ""
@@ -435,7 +435,13 @@ def main():
         sys.exit(1)
     server = Server((args.host or "127.0.0.1", args.port), Handler)
     server.state = state
-    signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
+
+    def end(*_):
+        if state.faults.spec.get("kind") == "deaf" and state.faults.takes_place():
+            time.sleep(state.faults.spec["seconds"])
+        os._exit(0)
+
+    signal.signal(signal.SIGTERM, end)
     log(f"fake: {state.name} listens on port {args.port}")
     server.serve_forever()
 

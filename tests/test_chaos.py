@@ -11,12 +11,14 @@ SHORT = (
     "thinking: engine SIGKILL",
     "answers: engine SIGSTOP",
     "answers: supervisor SIGKILL",
-    "writing: flow SIGKILL",
-    "between write and publish: flow SIGKILL",
+    "writing: killed in a write of answers",
+    "between write and publish: flow SIGKILL at its moment",
+    "between write and publish: flow SIGSTOP at its moment, then SIGCONT",
+    "stopping: flow SIGTERM while its engine ends",
     "grading: SIGKILL before grades",
     "answers: responses: 500",
     "thinking: responses: wrong_n",
-    "writing: disk full",
+    "writing: disk full at samples",
     "on disk: torn part of samples",
     "on disk: corrupt part of answers",
     "on disk: foreign part of grades",
@@ -31,7 +33,7 @@ def expected(tmp_path_factory):
 @pytest.mark.parametrize("name", SHORT)
 def test_a_run_that_was_broken_is_whole_when_it_is_run_again(name, expected, tmp_path):
     cases = [case for case in chaos.fake_cases() if case.name == f"fake: {name} #1"]
-    if not cases and name == "writing: disk full":
+    if not cases and name == "writing: disk full at samples":
         pytest.skip("mounting a small disk needs root")
     (case,) = cases
     outcome, _ = chaos.run_case(case, tmp_path / "study", 1, expected, None)
