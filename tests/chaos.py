@@ -185,9 +185,9 @@ def engine_hit(phase, number, whom="engine"):
         fault = {"kind": "late", "seconds": 1.0} if phase == "engine start" else place.hang(phase, 12 if phase == "thinking" else 3)
         opened = place.open(fault, start_timeout=20.0)
         child = place.at(opened, phase)
-        pids = (place.supervisor if whom == "supervisor" else place.engine_pids)(opened)
-        assert pids, "no engine to hit"
-        supervise.send(pids[:1], number)
+        find = place.supervisor if whom == "supervisor" else place.engine_pids
+        assert eventually(lambda: find(opened), 20), "no engine to hit"  # the supervisor logs its command before it starts it
+        supervise.send(find(opened)[:1], number)
         place.ended(child, 0)
 
     return do
