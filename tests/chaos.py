@@ -208,7 +208,9 @@ def answers_badly(phase, kind, **options):
 
     def do(place):
         times = place.moment.randrange(1, 4)
-        opened = place.open({"kind": kind, "phase": phase, "after": place.moment.randrange(6), "times": times, **options})
+        opened = place.open(
+            {"kind": kind, "phase": phase, "after": place.moment.randrange(12 if phase == "thinking" else 3), "times": times, **options}
+        )
         place.ended(start_child(opened), 0)
         assert place.marker.exists(), "the fault never set in"
 

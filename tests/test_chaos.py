@@ -6,7 +6,6 @@ import chaos
 
 SHORT = (
     "engine start: flow SIGKILL",
-    "thinking: flow SIGTERM",
     "answers: flow SIGSTOP, then SIGCONT",
     "thinking: engine SIGKILL",
     "answers: engine SIGSTOP",
@@ -15,7 +14,6 @@ SHORT = (
     "between write and publish: flow SIGKILL at its moment",
     "between write and publish: flow SIGSTOP at its moment, then SIGCONT",
     "stopping: flow SIGTERM while its engine ends",
-    "grading: SIGKILL before grades",
     "answers: responses: 500",
     "thinking: responses: wrong_n",
     "writing: disk full at samples",
