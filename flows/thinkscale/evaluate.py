@@ -7,6 +7,7 @@ can in seconds. What it does not do: schedule models (the flows do), decide what
 
 import asyncio
 import logging
+import os
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -70,10 +71,14 @@ class Progress:
             await asyncio.to_thread(meter.flush, FLUSH_SECONDS)
 
 
-def engine_seed(study: Study, model: str, shards: list[Shard]) -> int:
-    """Seed of one engine start. It depends on what is owed: an engine that starts again must not draw the same samples again."""
+def engine_seed(study: Study, model: str, shards: list[Shard], process: str = "") -> int:
+    """Seed of one engine start. It depends on what is owed: an engine that starts again must not draw the same samples again.
+
+    And on the process: engines that work side by side on one experiment must not draw with the same random numbers, or what they draw for
+    different problems would be correlated.
+    """
     owed = [(s.trace_set.trace_set_id, s.draw[:1], s.extend[:1], s.answers[:1], s.sequences) for s in shards]
-    return int(digest([study.config.engine.seed, model, owed]), 16) % 2**31
+    return int(digest([study.config.engine.seed, model, owed, process]), 16) % 2**31
 
 
 def start_engine(study: Study, model: str, shards: list[Shard]) -> serving.Running:
@@ -82,7 +87,7 @@ def start_engine(study: Study, model: str, shards: list[Shard]) -> serving.Runni
         study.catalogue.models[model],
         study.config.engine,
         study.logs,
-        seed=engine_seed(study, model, shards),
+        seed=engine_seed(study, model, shards, f"{files.machine()} {os.getpid()}"),
         on_progress=lambda line: log.info("%s", line),
     )
 
