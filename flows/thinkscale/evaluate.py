@@ -207,8 +207,8 @@ class Run:
         return sum(task.result() for task in tasks)
 
     async def _claim(self, do: Callable[..., T], *arguments: str) -> T:
-        """In one thread, one after the other: when we are cancelled while it takes a claim, the release comes after the taking."""
-        return await asyncio.get_running_loop().run_in_executor(self.thread, do, *arguments)
+        """In one thread, one after the other, and done even where we are cancelled: else a release that waits its turn would be dropped."""
+        return await asyncio.shield(asyncio.get_running_loop().run_in_executor(self.thread, do, *arguments))
 
     async def _one(self, shard: Shard, generator: Generator) -> bool:
         """Run one shard if it is ours to run; False where others have it, or had it."""
