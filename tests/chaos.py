@@ -70,7 +70,7 @@ class Place:
         self.folder.mkdir(exist_ok=True)
         self.marker = self.folder / "been"
         self.mounted = None
-        self.shm = supervise.shared_memory()
+        self.supervisor_died = False
 
     def open(self, fault=None, **engine):
         """The study, whose engine has this fault until the marker is there."""
@@ -186,6 +186,7 @@ def engine_hit(phase, number, whom="engine"):
         opened = place.open(fault, start_timeout=20.0)
         child = place.at(opened, phase)
         find = place.supervisor if whom == "supervisor" else place.engine_pids
+        place.supervisor_died = whom == "supervisor"
         assert eventually(lambda: find(opened), 20), "no engine to hit"  # the supervisor logs its command before it starts it
         supervise.send(find(opened)[:1], number)
         place.ended(child, 0)
@@ -447,8 +448,12 @@ def check(place, opened, expected, before):
     assert all(launch.is_free(("127.0.0.1", port)) for port in engines(opened)), "a port is left"
     left = [p for p in opened.store.root.rglob(".*") if p.is_file()] + list(opened.store.root.glob("claims/*"))
     assert not left, f"files are left: {left}"
-    new = {n for n, inode in supervise.shared_memory().items() if place.shm.get(n) != inode}
-    assert not [n for n in new if n.startswith("fake")], f"shared memory is left: {new}"
+    logs = "\n".join(p.read_text(errors="replace") for p in opened.store.root.glob("logs/*.log"))
+    made = {name for line in re.findall(r"^fake: children .*$", logs, re.MULTILINE) for name in line.split()[4:6]}
+    kept = made & set(supervise.shared_memory())
+    for name in kept:
+        (supervise.SHM / name).unlink(missing_ok=True)
+    assert place.supervisor_died or not kept, f"shared memory is left: {kept}"  # who knew whose it was is dead then
 
 
 def run_case(case, folder, seed, expected, site):

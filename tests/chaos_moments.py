@@ -151,6 +151,7 @@ def stopping_struck(whom, number):
         child = start_at(place, table="none", event="none", count=1, does="none")
         assert eventually(place.marker.exists, 60), "it does not come to its end"
         time.sleep(place.moment.uniform(0, 0.5))
+        place.supervisor_died = whom == "supervisor"
         supervise.send(targets(child.pid, whom), number)
         if whom == "flow" and number == STOP:
             assert eventually(lambda: is_frozen(child), 10)

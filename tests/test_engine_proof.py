@@ -214,7 +214,7 @@ def test_what_is_asked_is_exactly_prompt_open_cut_trace_close(real_endpoint):
         expected.update({(*prompts[key.problem_id], *opened, *trace.ids[:b], *closed) for b in budgets if b})
     assert collections.Counter(p for asked, *_ in answering for p in asked) == expected  # the client has checked what the server echoed
     assert {tuple(rest[:2]) for _, *rest in answering} == {(1, ANSWER_TOKENS)}
-    assert {t.ended for t in traces.values()} >= {"closed"} and len({len(t.ids) for t in traces.values()}) > 2
+    assert {t.ended for t in traces.values()} >= {"closed"} and len({len(t.ids) for t in traces.values()}) > 1
 
 
 @needs_engine

@@ -18,8 +18,11 @@ def mend(study: Study, models: Sequence[str]) -> None:
     store = study.store
     for folder in (store.root, *(store.root / name for name in (*PARTS, "engine", "plots", CLAIMS))):
         files.remove_abandoned(folder)
-    store.set_aside_orphans({t.trace_set_id for model in models for t in study.trace_sets(model)})
-    store.read("grades", ["correct"])  # sets aside what is torn: it is made again below
+    ours = {t.trace_set_id for model in models for t in study.trace_sets(model)}
+    store.verify("samples", ours)
+    store.verify("answers", ours)
+    store.verify("grades")
+    store.set_aside_orphans(ours)
     for benchmark in study.config.benchmarks:
         publish_problems(store, study.known[benchmark], study.problems(benchmark))
     grade_ungraded(study)

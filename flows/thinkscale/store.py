@@ -10,7 +10,7 @@ import logging
 import os
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, TypeVar
 
 import pandas as pd
 import pyarrow as pa
@@ -22,6 +22,8 @@ from thinkscale import files
 from thinkscale.schema import SCHEMA_VERSION, TABLES, Table, TableName
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 PARTS: tuple[TableName, ...] = ("problems", "samples", "answers", "grades")
 QUARANTINE = "quarantine"
@@ -78,14 +80,26 @@ class Store:
         def read(path: UPath) -> pa.Table | None:
             return self._read_part(table, path, schema, trace_sets)
 
-        paths = self.parts(table)
-        if files.is_local(self.root):
-            found = [read(path) for path in paths]
-        else:
-            with ThreadPoolExecutor(_READERS) as pool:
-                found = list(pool.map(read, paths))
-        tables = [t for t in found if t is not None]
+        tables = [t for t in self._each(read, self.parts(table)) if t is not None]
         return pa.concat_tables(tables).unify_dictionaries() if tables else schema.empty_table()
+
+    def verify(self, table: TableName, trace_sets: Collection[str] | None = None) -> None:
+        """Read every byte of a table's parts, so that what rotted is set aside before anything is built on it. Raises StoreError.
+
+        Args: as of `read`.
+        """
+        schema = _schema(table, None)
+
+        def read(path: UPath) -> None:
+            self._read_part(table, path, schema, trace_sets)
+
+        self._each(read, self.parts(table))
+
+    def _each(self, read: Callable[[UPath], T], paths: Sequence[UPath]) -> list[T]:
+        if files.is_local(self.root):
+            return [read(path) for path in paths]
+        with ThreadPoolExecutor(_READERS) as pool:
+            return list(pool.map(read, paths))
 
     def read_part(self, table: TableName, name: str, columns: Sequence[str] | None = None) -> pa.Table:
         """One part by name; no rows where it is not whole, see `read`. Raises StoreError."""
