@@ -13,9 +13,9 @@ import pandas as pd
 from numpy.typing import NDArray
 from rich.table import Table
 
-from thinkscale import estimators, schema
+from thinkscale import inference, schema
 from thinkscale.config import Claim, PointRef
-from thinkscale.estimators import Floats, Interval, Pools, Resampling
+from thinkscale.inference import Floats, Interval, Pools, Resampling
 from thinkscale.summarize import Cell, Point, deployable, measure, slice_name, slices, typed
 
 _CHUNK = 1000  # pairs at once: 1,000 × 1,000 draws are 8 MB
@@ -99,8 +99,8 @@ def _differences(points: pd.DataFrame, pairs: _Pairs, values: pd.DataFrame, draw
     for start in range(0, len(pairs.small), _CHUNK):
         some = _Pairs(pairs.small[start : start + _CHUNK], pairs.big[start : start + _CHUNK])
         small, big = (np.searchsorted(labels, side) for side in some)  # labels are in order: `_values` keeps that of the points
-        ends = estimators.quantiles(replicates[small] - replicates[big])
-        ends = estimators.agreeing(numbers[:, small] - numbers[:, big], ends, draws.num_clusters, _DIFFERENCE)
+        ends = inference.quantiles(replicates[small] - replicates[big])
+        ends = inference.agreeing(numbers[:, small] - numbers[:, big], ends, draws.num_clusters, _DIFFERENCE)
         tables.append(_columns(points, some, (means[small], means[big]), ends).assign(num_problems=len(values)))
     return tables
 
@@ -149,7 +149,7 @@ def claims(graded: pd.DataFrame, wanted: Sequence[Claim], draws: int = 2000, see
         if len(both) and not np.isnan(values).any():
             problems = pd.DataFrame({"problem_id": both.index, "cluster_id": both["better"]["cluster_id"].to_numpy()})
             sample = _pool(pools, f"{claim.benchmark} {slice_name(claim.difficulty)}", problems)
-            (low,), (high,) = estimators.interval(values[:, :1] - values[:, 1:], sample, _DIFFERENCE)
+            (low,), (high,) = inference.interval(values[:, :1] - values[:, 1:], sample, _DIFFERENCE)
         better, worse = values.mean(axis=0) if len(both) else (np.nan, np.nan)
         rows.append(
             {
@@ -234,7 +234,7 @@ def _crossfit(reference: pd.DataFrame, fits: pd.DataFrame, cells: dict[str, Cell
     chosen = [int(np.argmax(np.round(values[h].mean(axis=0), 12))) for h in (half, ~half)]
     small = np.where(half, values[:, chosen[1]], values[:, chosen[0]])
     sample = _pool(pools, f"{reference['benchmark'].iloc[0]} headline", problems)
-    (low,), (high,) = estimators.interval((small - big)[:, None], sample, _DIFFERENCE)
+    (low,), (high,) = inference.interval((small - big)[:, None], sample, _DIFFERENCE)
     winner = "smaller, thinking more" if low > 0 else "bigger" if high < 0 else "no difference shown"
     share = half.mean() * np.array([0, 1]) + (~half).mean() * np.array([1, 0])
     ratio = float(fits["cost_flops"].to_numpy()[chosen] @ share / reference["cost_flops"].iloc[0])

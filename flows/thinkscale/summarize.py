@@ -13,9 +13,9 @@ import pandas as pd
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from thinkscale import cost, estimators, schema
+from thinkscale import cost, estimators, inference, schema
 from thinkscale.config import MetricName, Shape
-from thinkscale.estimators import Floats, Ints, Pools, Resampling
+from thinkscale.inference import Floats, Ints, Pools, Resampling
 from thinkscale.loading import nearest
 
 FACTS = (
@@ -154,7 +154,7 @@ def slice_name(difficulty: float | None) -> str:
 def _rows(group: list[tuple[Cell, Slice]], sample: Resampling, chance: Mapping[str, float]) -> Iterator[dict[str, Any]]:
     """Rows of cells that share their problems, whose intervals are one matrix product."""
     values = np.concatenate([cell.estimates[slice_.rows] for cell, slice_ in group], axis=1)
-    ends = estimators.interval(values, sample)
+    ends = inference.interval(values, sample)
     means = values.mean(axis=0)
     rows = [row for cell, slice_ in group for row in _cell_rows(cell, slice_, chance)]
     for row, value, low, high in zip(rows, means, ends.low, ends.high, strict=True):
