@@ -18,6 +18,7 @@ from thinkscale.config import Claim, PointRef
 from thinkscale.inference import Floats, Interval, Pools, Resampling
 from thinkscale.summarize import Cell, Point, deployable, measure, slice_name, slices, typed
 
+_ROUNDING = 1e-12
 _CHUNK = 1000  # pairs at once: 1,000 × 1,000 draws are 8 MB
 _SHOWN = ("cell_id", "model", "params", "thinking_budget", "metric", "k", "cost_flops", "cost_tokens")
 _DIFFERENCE = (-1.0, 1.0)
@@ -123,12 +124,20 @@ def _columns(points: pd.DataFrame, pairs: _Pairs, values: tuple[Floats, Floats],
         small_value=values[0],
         big_value=values[1],
         cost_ratio=small["cost_flops"] / big["cost_flops"],
+        dearer_on=_dearer(points.iloc[pairs.small], points.iloc[pairs.big]),
         difference=difference,
         low=ends.low,
         high=ends.high,
         route_bought=np.select([longer & more, longer], ["both", "think longer"], "sample more"),
         winner=np.select([ends.low > 0, ends.high < 0], ["smaller, thinking more", "bigger"], "no difference shown"),
     )
+
+
+def _dearer(small: pd.DataFrame, big: pd.DataFrame) -> list[str]:
+    """For each pair the other axes of cost on which the smaller model is the dearer one: there the comparison is not at equal cost."""
+    axes = ("tokens", "steps", "kv_bytes")
+    dear = [small[f"cost_{a}"].to_numpy() > big[f"cost_{a}"].to_numpy() * (1 + _ROUNDING) for a in axes]
+    return [", ".join(a for a, is_dear in zip(axes, row, strict=True) if is_dear) for row in zip(*dear, strict=True)]
 
 
 def claims(graded: pd.DataFrame, wanted: Sequence[Claim], draws: int = 2000, seed: int = 0) -> pd.DataFrame:
@@ -145,11 +154,11 @@ def claims(graded: pd.DataFrame, wanted: Sequence[Claim], draws: int = 2000, see
         sides = [_side(cells, claim, ref) for ref in (claim.better, claim.worse)]
         both = pd.concat(sides, axis=1, join="inner", keys=["better", "worse"]).sort_index()
         values = both.xs("value", axis=1, level=1).to_numpy(dtype=np.float64)
-        low = high = np.nan
+        low = high = p = np.nan
         if len(both) and not np.isnan(values).any():
             problems = pd.DataFrame({"problem_id": both.index, "cluster_id": both["better"]["cluster_id"].to_numpy()})
             sample = _pool(pools, f"{claim.benchmark} {slice_name(claim.difficulty)}", problems)
-            (low,), (high,) = inference.interval(values[:, :1] - values[:, 1:], sample, _DIFFERENCE)
+            _, low, high, _, p = inference.paired_difference(values[:, 0], values[:, 1], sample)
         better, worse = values.mean(axis=0) if len(both) else (np.nan, np.nan)
         rows.append(
             {
@@ -163,11 +172,13 @@ def claims(graded: pd.DataFrame, wanted: Sequence[Claim], draws: int = 2000, see
                 "difference": better - worse,
                 "low": low,
                 "high": high,
+                "p": p,
                 "num_problems": len(both),
                 "verdict": "holds" if low > 0 else "refuted" if high < 0 else "not shown",
             }
         )
-    return typed(pd.DataFrame(rows), schema.CLAIMS)
+    table = pd.DataFrame(rows)
+    return typed(table.assign(p_holm=inference.holm(table["p"])), schema.CLAIMS)
 
 
 def point_name(ref: PointRef) -> str:
@@ -244,8 +255,8 @@ def _crossfit(reference: pd.DataFrame, fits: pd.DataFrame, cells: dict[str, Cell
 
 
 def _setting(point: pd.DataFrame) -> str:
-    ((model, budget, k),) = point[["model", "thinking_budget", "k"]].itertuples(index=False)
-    return f"{model} budget={budget}" + ("" if k == 1 else f" maj@{k}")
+    ((model, budget, metric, k),) = point[["model", "thinking_budget", "metric", "k"]].itertuples(index=False)
+    return f"{model} budget={budget}" + ("" if k == 1 else f" {metric.replace('@k', f'@{k}')}")
 
 
 def comparison_table(best: pd.DataFrame) -> Table:
