@@ -53,26 +53,30 @@ def test_a_known_rate_is_found_locally_and_over_all_sizes(eta: float) -> None:
 @pytest.mark.slow
 def test_intervals_hold_the_known_rate_as_often_as_they_say() -> None:
     covered = []
-    for seed in range(100):
+    for seed in range(40):
         table = rates(world(1.5, problems=200, seed=seed))
         (row,) = table[(table["route"] == "think longer") & (table["big_x"] == 32) & (table["big_params"] == 50_000)].itertuples()
         covered.append(row.low <= 1.5 <= row.high)
-    assert np.mean(covered) >= 0.89  # 95 % less three standard errors of a hundred worlds
+    assert np.mean(covered) >= 0.85  # 95 % less three standard errors of forty worlds
 
 
 def test_what_is_never_reached_is_a_bound_not_a_number() -> None:
-    table = rates(world(3.0))
+    table = rates(world(4.0))
     longer = table[(table["route"] == "think longer") & (table["big_x"] == 128)]
     assert (longer["eta"] == np.inf).all() and (longer["share_never"] == 1).all() and (longer["low"] == np.inf).all()
     assert longer["most"].to_numpy() == pytest.approx(0.0)  # at equal tokens it is not as good: eta is above 0, and no more is known
-    assert (longer["cheaper"] == "bigger").all()
+    assert (longer["cheaper"] == "out of range").all()  # the break-even is above 0 too
+    short = table[(table["route"] == "think longer") & (table["big_x"] == 16) & (table["share_never"] == 1)]
+    assert (short["most"] == 3).all() and (short["cheaper"] == np.where(short["break_even_flops"] < 3, "bigger", "out of range")).all()
+    assert (short["cheaper"] == "bigger").any()
 
 
 def test_what_is_there_already_is_a_bound_on_the_other_side() -> None:
     table = rates(world(-3.0))
     longer = table[(table["route"] == "think longer") & (table["big_x"] == 8)]
     assert (longer["eta"] == -np.inf).all() and (longer["share_already"] == 1).all()
-    assert (longer["cheaper"] == "smaller, thinking more").all()
+    assert longer["least"].to_numpy() == pytest.approx(0.0)
+    assert (longer["cheaper"] == "smaller, thinking more").all()  # as good at equal tokens, and cheaper a token
 
 
 def test_break_even_is_where_both_sides_cost_the_same() -> None:

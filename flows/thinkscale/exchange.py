@@ -167,15 +167,24 @@ def _pair(small: Curve, big: Curve, key: _Key, pools: Pools) -> Iterator[dict[st
         eta = (log_x - np.log2(x)) / doublings
         low, high = _percentiles(eta[1:])
         even = {f"break_even_{a}": _break_even(small, big, a, j) / doublings for a in AXES}
-        flops = even["break_even_flops"]
+        least, most = (float(np.log2(small.x[end] / x)) / doublings for end in (0, -1))
         yield {
             **{"skill": big.facts["skill"], "small_model": small.facts["model"], "small_params": small.facts["params"]},
             **{"big_model": big.facts["model"], "big_params": big.facts["params"], "big_x": x, "level": levels[0, j]},
             **{"small_x": 2.0 ** log_x[0], "eta": eta[0], "low": low, "high": high, "num_problems": len(shared)},
-            **dict(zip(("least", "most"), (np.log2(small.x[[0, -1]]) - np.log2(x)) / doublings, strict=True)),
+            **{"least": least, "most": most},
             **{"share_never": np.mean(eta[1:] == np.inf), "share_already": np.mean(eta[1:] == -np.inf), **even},
-            "cheaper": "bigger" if low > flops else "smaller, thinking more" if high < flops else "no difference shown",
+            "cheaper": _cheaper(min(low, most), max(high, least), even["break_even_flops"], bool(np.isfinite([low, high]).all())),
         }
+
+
+def _cheaper(low: float, high: float, even: float, reached: bool) -> str:
+    """Which side is the cheaper way in FLOPs; an infinite end counts as the bound that it is (`most`, `least`), not as infinite."""
+    if low > even:
+        return "bigger"
+    if high < even:
+        return "smaller, thinking more"
+    return "no difference shown" if reached else "out of range"
 
 
 def reach(log_x: Floats, curve: Floats, level: Floats) -> Floats:
