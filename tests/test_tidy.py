@@ -42,6 +42,11 @@ def test_five_columns_give_pass_at_k_and_nothing_that_was_not_said() -> None:
     assert not table["frontier"].any()
 
 
+def test_without_tokens_no_shape_is_needed() -> None:
+    frame = minimal()
+    pd.testing.assert_frame_equal(summarize(complete(frame), {}, {"all": 0.0}, draws=100), summary_of(frame))
+
+
 def test_the_order_of_rows_does_not_matter() -> None:
     frame = minimal()
     pd.testing.assert_frame_equal(summary_of(frame), summary_of(frame.sample(frac=1, random_state=0)))

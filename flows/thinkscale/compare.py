@@ -53,7 +53,7 @@ def compare(graded: pd.DataFrame, summary: pd.DataFrame, draws: int = 1000, seed
         seed: fixes them.
     """
     parts: dict[tuple[str, str], dict[str, Cell]] = {}
-    for cell, slice_ in slices(measure(graded)):
+    for cell, slice_ in slices(measure(graded, seed=seed)):
         kept = Cell(cell.facts, cell.problems[slice_.rows].reset_index(drop=True), cell.points, cell.estimates[slice_.rows])
         parts.setdefault((cell.facts["benchmark"], slice_.name), {})[cell.facts["cell_id"]] = kept
     pools = Pools(draws, seed)
@@ -148,7 +148,7 @@ def claims(graded: pd.DataFrame, wanted: Sequence[Claim], draws: int = 2000, see
     """
     if not wanted:
         return typed(pd.DataFrame(columns=schema.CLAIMS.names), schema.CLAIMS)
-    cells, pools = measure(graded), Pools(draws, seed)
+    cells, pools = measure(graded, seed=seed), Pools(draws, seed)
     rows = []
     for claim in wanted:
         sides = [_side(cells, claim, ref) for ref in (claim.better, claim.worse)]
@@ -210,7 +210,7 @@ def headline(graded: pd.DataFrame, summary: pd.DataFrame, draws: int = 2000, see
     `difference` is the mean over all problems, each scored with the setting that the other half chose; its interval is over problems,
     given the two choices. Settings that cost more than the reference are no candidates. Route `any` chooses among all of them.
     """
-    cells = {c.facts["cell_id"]: c for c in measure(graded)}
+    cells = {c.facts["cell_id"]: c for c in measure(graded, seed=seed)}
     pools = Pools(draws, seed)
     rows: list[dict[str, Any]] = []
     for benchmark, points in deployable(summary[summary["slice"] == "all"]).groupby("benchmark", sort=True):

@@ -57,7 +57,7 @@ def exchange_rates(graded: pd.DataFrame, summary: pd.DataFrame, draws: int = 100
         seed: fixes them.
     """
     pools, rows = Pools(draws, seed), []
-    for key, curves in _curves(graded, summary).items():
+    for key, curves in _curves(graded, summary, seed).items():
         curves.sort(key=lambda c: (c.facts["params"], c.facts["model"]))
         for small, big in pairwise(curves):
             if small.facts["params"] < big.facts["params"]:
@@ -72,7 +72,7 @@ def overall_rate(graded: pd.DataFrame, summary: pd.DataFrame, draws: int = 1000,
     Settings in which no or every problem is right hold no slope; accuracies are kept half a problem away from 0 and 1.
     """
     pools, rows = Pools(draws, seed), []
-    for key, curves in _curves(graded, summary).items():
+    for key, curves in _curves(graded, summary, seed).items():
         shared = _shared(curves)
         if len({c.facts["params"] for c in curves}) < 2 or len(shared) < 2 or min(len(c.x) for c in curves) < 2:
             continue
@@ -109,11 +109,11 @@ class _Key(NamedTuple):
         return {name: value for name, value in self._asdict().items() if name != "conditions"}
 
 
-def _curves(graded: pd.DataFrame, summary: pd.DataFrame) -> dict[_Key, list[Curve]]:
+def _curves(graded: pd.DataFrame, summary: pd.DataFrame, seed: int | str) -> dict[_Key, list[Curve]]:
     costs = {row[:4]: row[4:] for row in summary[["cell_id", "slice", "metric", "k", *_KEPT]].itertuples(index=False, name=None)}
     longer: dict[tuple[Any, ...], list[tuple[Cell, str]]] = {}
     curves: dict[_Key, list[Curve]] = {}
-    for cell, slice_ in slices(measure(graded)):
+    for cell, slice_ in slices(measure(graded, seed=seed)):
         part = Cell(cell.facts, cell.problems[slice_.rows].reset_index(drop=True), cell.points, cell.estimates[slice_.rows])
         conditions = " ".join(str(cell.facts[c]) for c in ("prompt", "route", "sampling"))
         longer.setdefault((cell.facts["benchmark"], slice_.name, conditions, cell.facts["model"]), []).append((part, slice_.name))

@@ -40,7 +40,7 @@ class Resampling(NamedTuple):
 
 def generator(seed: int | str, name: str = "") -> np.random.Generator:
     """The one way to random numbers here: a seed (a number, or any text such as a config's hash) and what they are for fix them."""
-    number = seed if isinstance(seed, int) else zlib.crc32(seed.encode())
+    number = zlib.crc32(seed.encode()) if isinstance(seed, str) else seed
     return np.random.default_rng([number, zlib.crc32(name.encode())])
 
 

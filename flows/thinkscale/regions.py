@@ -26,7 +26,7 @@ def win_regions(graded: pd.DataFrame, summary: pd.DataFrame, num_budgets: int = 
     draws in which the smaller side is ahead (draws level count half); `winner` names a side from 0.95 on.
     """
     pools, rows = Pools(draws, seed), []
-    for (benchmark, name), (points, values, problems) in _matrices(graded, deployable(summary)).items():
+    for (benchmark, name), (points, values, problems) in _matrices(graded, deployable(summary), seed).items():
         big = (points["params"] == points["params"].max()).to_numpy()
         cost = points["cost_flops"].to_numpy()
         if big.all() or len(problems) < 2:
@@ -53,7 +53,7 @@ def frontier_membership(graded: pd.DataFrame, summary: pd.DataFrame, draws: int 
     """
     pools, rows = Pools(draws, seed), []
     known = summary[summary["value"].notna() & summary["cost_flops"].notna()]
-    for (benchmark, name), (points, values, problems) in _matrices(graded, known).items():
+    for (benchmark, name), (points, values, problems) in _matrices(graded, known, seed).items():
         sample = pools.get(f"{benchmark} {name}", problems["problem_id"].tolist(), problems["cluster_id"].tolist())
         replicates = np.round(sample.weights @ values, 12)
         kinds = np.array([kind(m, k) for m, k in zip(points["metric"], points["k"], strict=True)])
@@ -77,10 +77,10 @@ def _on_frontier(cost: Floats, values: Floats) -> Floats:
     return out
 
 
-def _matrices(graded: pd.DataFrame, wanted: pd.DataFrame) -> dict[tuple[str, str], tuple[pd.DataFrame, Floats, pd.DataFrame]]:
+def _matrices(graded: pd.DataFrame, wanted: pd.DataFrame, seed: int) -> dict[tuple[str, str], tuple[pd.DataFrame, Floats, pd.DataFrame]]:
     """By benchmark and slice: the points, their values (problems × points), and the problems that all their cells share."""
     parts: dict[tuple[str, str], dict[str, Cell]] = {}
-    for cell, slice_ in slices(measure(graded)):
+    for cell, slice_ in slices(measure(graded, seed=seed)):
         kept = Cell(cell.facts, cell.problems[slice_.rows].reset_index(drop=True), cell.points, cell.estimates[slice_.rows])
         parts.setdefault((cell.facts["benchmark"], slice_.name), {})[cell.facts["cell_id"]] = kept
     found = {}

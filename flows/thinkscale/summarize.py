@@ -59,14 +59,15 @@ def summarize(
 
     Args:
         graded: one row per answer, from `store.read_graded`.
-        shapes: shape of each model, for FLOPs.
+        shapes: shape of each model whose tokens are known, for FLOPs.
         chance: accuracy of guessing, of each benchmark.
         draws: bootstrap draws.
         seed: fixes them.
     Raises: TableError where the rows contradict each other.
     """
-    for column, known, what in (("model", shapes, "shape"), ("benchmark", chance, "chance level")):
-        for name in graded[column].unique():
+    spent = graded[graded["completion_tokens"].notna()]  # where tokens are not known, neither is a cost, and no shape is needed
+    for rows, column, known, what in ((spent, "model", shapes, "shape"), (graded, "benchmark", chance, "chance level")):
+        for name in rows[column].unique():
             if name not in known:
                 raise TableError(f"summarize: no {what} given for {column} '{name}'.{nearest(str(name), known)}")
     flops = _flops(graded, shapes)
@@ -226,9 +227,11 @@ def _cell_rows(cell: Cell, slice_: Slice, chance: Mapping[str, float]) -> Iterat
 
 
 def _flops(graded: pd.DataFrame, shapes: Mapping[str, Shape]) -> dict[str, Floats]:
-    prefill, decode, read = np.zeros(len(graded)), np.zeros(len(graded)), np.zeros(len(graded))
+    prefill, decode, read = (np.full(len(graded), np.nan) for _ in range(3))
     model = graded["model"].astype("category").cat.remove_unused_categories()
     for code, name in enumerate(model.cat.categories):
+        if name not in shapes:
+            continue
         mine = np.flatnonzero(model.cat.codes.to_numpy() == code)
         prompt, completion = (graded[c].to_numpy(dtype=np.float64)[mine] for c in ("prompt_tokens", "completion_tokens"))
         prefill[mine] = cost.prefill_flops(shapes[name], prompt)
