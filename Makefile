@@ -1,6 +1,6 @@
 # Everything runs in .venv, which the first target that needs it makes (.ci/setup.py). DEVICE=cpu or DEVICE=gpu overrides what is detected.
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow lint bench ladder lock setup clean
+.PHONY: help demo test test-slow lint chaos bench ladder lock setup clean
 
 PY := .venv/bin/python
 
@@ -25,6 +25,9 @@ test-slow: setup ## the rest of the tests
 
 lint: setup ## ruff and mypy, both even where the first finds something
 	@failed=0; $(PY) -m ruff check . || failed=1; $(PY) -m mypy || failed=1; exit $$failed
+
+chaos: setup ## break runs in every phase, run them again, compare (about half an hour; SEED=7 repeats a campaign, KINDS=fake is shorter)
+	$(PY) tests/chaos.py $(if $(SEED),--seed $(SEED)) $(if $(KINDS),--kinds $(KINDS))
 
 bench: setup ## the speed claims of the README, measured here
 	$(PY) flows/bench.py

@@ -1,4 +1,4 @@
-"""The speed claims of the README, measured on this machine: python flows/bench.py [grid] [throughput] [start] [summaries].
+"""The speed claims of the README, measured on this machine: python flows/bench.py [grid] [throughput] [start] [summaries] [orchestrator].
 
 Ratios within one run, each the median of a few repetitions, with the range: what the range shows is the machine's noise.
 """
@@ -13,7 +13,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 sys.path.insert(0, str(Path(__file__).parent))  # the library stands beside the flow files, installed or not
 
@@ -24,9 +24,11 @@ from thinkscale import bench, serving
 from thinkscale.config import FLOWS, Catalogue, Engine, Model
 from thinkscale.loading import load_catalogue
 
-PARTS = ("grid", "throughput", "start", "summaries")
+PARTS = ("grid", "throughput", "start", "summaries", "orchestrator")
 MODEL = "ladder-100k"
-SUMMARIES = FLOWS.parent / "tests" / "bench_estimators.py"
+TESTS = FLOWS.parent / "tests"
+SWEEP = (100, 100)
+"""Models × shards of the sweep that the orchestrator's cost is computed for."""
 
 
 class Row(NamedTuple):
@@ -89,18 +91,48 @@ def start_rows(found: bench.Starts) -> list[Row]:
     ]
 
 
+def script(name: str) -> dict[str, Any]:
+    """What a script beside the tests measured, in a process of its own."""
+    paths = os.pathsep.join([str(FLOWS), str(TESTS)])
+    done = subprocess.run(
+        [sys.executable, str(TESTS / name)], env={**os.environ, "PYTHONPATH": paths}, stdout=subprocess.PIPE, text=True, check=True
+    )
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found
+
+
 def summaries_rows() -> list[Row]:
     """A million graded answers, in a process of their own for the sake of its memory."""
-    paths = os.pathsep.join([str(FLOWS), str(SUMMARIES.parent)])
-    done = subprocess.run(
-        [sys.executable, str(SUMMARIES)], env={**os.environ, "PYTHONPATH": paths}, stdout=subprocess.PIPE, text=True, check=True
-    )
-    found = json.loads(done.stdout)
+    found = script("bench_estimators.py")
     return [
         Row(f"summary of {found['answers']:,} answers", f"{found['seconds']:.1f} s", "", "under 60 s"),
         Row("its memory", f"{found['peak_rss_gb']:.1f} GB", "", "under 4 GB"),
         Row("a loop over problems and k, time over ours", f"{found['ratio']:.0f} ×", "", ""),
     ]
+
+
+def orchestrator_rows() -> list[Row]:
+    """What claims, store and Prefect cost beside the engines, and whether many workers get in each other's way."""
+    found = script("bench_orchestrator.py")
+    shard, one = 2 * found["latency"], found["simulated"][0]
+    per_shard = (one["seconds"] - found["rounds"] * shard) / found["rounds"]
+    rows = [
+        Row("orchestrator: beyond a shard of 10 s", f"{per_shard:.2f} s, {per_shard / 10:.1%}", "start of the run included", "at most 5 %")
+    ]
+    for many in found["simulated"][1:]:
+        efficiency, more = one["seconds"] / many["seconds"], many["rss_mb"] - one["rss_mb"]
+        rows.append(
+            Row(f"{many['workers']} workers, as many times the shards", f"efficiency {efficiency:.2f}", f"{more:+.0f} MB", "at least 0.9")
+        )
+    through = found["prefect"]
+    run, cpu, size = through["model_run_seconds"], through["server_cpu"] / through["shards"], through["server_mb"] / through["shards"]
+    models, shards = SWEEP
+    rows.append(
+        Row("a model run through Prefect that owes nothing", f"{run:.1f} s, {run / 600:.1%} of 10 min", "parent included", "at most 5 %")
+    )
+    cost = f"{models * shards * cpu / 60:.0f} min CPU, {models * shards * size:.0f} MB"
+    rows.append(Row(f"Prefect's server, {models} models × {shards} shards (computed)", cost, f"{1e3 * cpu:.0f} ms a shard", ""))
+    return rows
 
 
 def served_rows(parts: list[str], catalogue: Catalogue, model: Model, folder: Path) -> list[Row]:
@@ -141,6 +173,9 @@ def main() -> None:
         if "summaries" in parts:
             say("summary of a million answers")
             rows += summaries_rows()
+        if "orchestrator" in parts:
+            say("simulated workers, and a sweep through a Prefect server")
+            rows += orchestrator_rows()
     table = Table("what", "measured", "range", "wanted", title=f"{MODEL} on {os.cpu_count()} cores, load {load:.1f} at the beginning")
     for row in rows:
         table.add_row(*row)

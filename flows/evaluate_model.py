@@ -29,9 +29,10 @@ EARLY: dict[str, Running] = {}
 
 
 def run_name() -> str:
-    """Model and experiment, for the list of runs."""
-    given = runtime.flow_run.parameters
-    return f"{given['model']} of {console.experiment_name(given['experiment'])}"
+    """Model and experiment, for the list of runs; a run that `sweep` submitted keeps the name that it was given (which replica, again)."""
+    given, there = runtime.flow_run.parameters, str(runtime.flow_run.name or "")
+    ending = f" of {console.experiment_name(given['experiment'])}"
+    return there if there.endswith(ending) else f"{given['model']}{ending}"
 
 
 async def _transient(task: object, task_run: object, state: State[ShardDone]) -> bool:
@@ -57,6 +58,8 @@ async def evaluate_model(experiment: str | Experiment, model: str, results: str 
         model: one of its models.
         results: folder or URL where results folders are.
     """
+    if runtime.deployment.id:
+        console.outlive_reader()
     study = open_study(console.as_given(experiment), results)
 
     async def in_task(shard: Shard, generator: Generator, store: Store) -> ShardDone:

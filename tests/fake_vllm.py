@@ -10,12 +10,13 @@ with a sum in it is right with a probability that grows with the size in the mod
 the prompt. Temperature, top_p and the like are ignored.
 
 Faults. `--fault '{"kind": "crash", "after": 3}'`, the same in FAKE_VLLM_FAULT, or POST /fake/fault with it as the body (`{}` ends it).
-`after`: completions requests that still go well (0); `times`: how often it happens then (without limit); `once`: a file that is made when
-the fault sets in and that, if it exists, keeps it away: for faults that a restart heals. Kinds:
+`phase`: only requests of the phase `thinking` or `answers` count and fail; `after`: completions requests that still go well (0);
+`times`: how often it happens then (without limit); `once`: a file that is made when the fault sets in and that, if it exists, keeps it
+away: for faults that a restart heals. Kinds:
   crash (SIGKILL to itself)  exit (status 3)  hang (accepts, never answers)  freeze (SIGSTOP to itself)
   500 | 503 | 400 | 429 (with retry_after seconds)  reset  slow (seconds)  cut_body  not_json
   wrong_n  empty  wrong_usage  ignore_cap  swap (choices under the wrong index)
-  die_at_start (prints, status 1)  never_ready  late (seconds)
+  die_at_start (prints, status 1)  never_ready  late (seconds)  deaf (hears SIGTERM only after seconds)
 `--children` starts a child (own process group) with a grandchild (own session), shared memory and a semaphore that nobody removes.
 """
 
@@ -139,10 +140,12 @@ class Faults:
             self.spec = dict(spec)
             self.after, self.times = int(spec.get("after", 0)), float(spec.get("times", math.inf))
 
-    def next(self):
+    def next(self, phase):
         """Kind of fault that this completion request shall meet, or ''."""
         with self.lock:
-            if not self.spec or self.spec["kind"] in ("die_at_start", "never_ready", "late"):
+            if not self.spec or self.spec["kind"] in ("die_at_start", "never_ready", "late", "deaf"):
+                return ""
+            if self.spec.get("phase", phase) != phase:
                 return ""
             if self.after > 0:
                 self.after -= 1
@@ -292,7 +295,7 @@ class Handler(BaseHTTPRequestHandler):
             state.requests += 1
             state.running += 1
         try:
-            kind = state.faults.next()
+            kind = state.faults.next(self.phase(body))
             if kind and self.break_before(kind):
                 return None
             try:
@@ -303,6 +306,14 @@ class Handler(BaseHTTPRequestHandler):
         finally:
             with state.lock:
                 state.running -= 1
+
+    def phase(self, body):
+        """What a request is for: `thinking`, `answers` (its prompt holds a closed thinking), or neither."""
+        t, prompt = (
+            self.state.tokenizer.ids,
+            body["prompt"][0] if body["prompt"] and isinstance(body["prompt"][0], list) else body["prompt"],
+        )
+        return "answers" if t["</think>"] in prompt else "thinking" if t["<think>"] in prompt else ""
 
     def break_before(self, kind):
         """Faults that come instead of an answer; True if there will be none."""
@@ -424,7 +435,13 @@ def main():
         sys.exit(1)
     server = Server((args.host or "127.0.0.1", args.port), Handler)
     server.state = state
-    signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
+
+    def end(*_):
+        if state.faults.spec.get("kind") == "deaf" and state.faults.takes_place():
+            time.sleep(state.faults.spec["seconds"])
+        os._exit(0)
+
+    signal.signal(signal.SIGTERM, end)
     log(f"fake: {state.name} listens on port {args.port}")
     server.serve_forever()
 

@@ -1,5 +1,6 @@
 """Several runs share what is owed: who has a slice, who is dead, and that a frozen owner who wakes mixes nothing in."""
 
+import asyncio
 import json
 import os
 import re
@@ -14,8 +15,10 @@ from dataclasses import replace
 import pytest
 
 from fakes import FAKE_VLLM, engines, eventually, files, processes, reopen, rows, run_fake, start_child, study
+from thinkscale import evaluate
 from thinkscale.claims import Claim, ClaimLost, Claims, at_work
 from thinkscale.config import FLOWS
+from thinkscale.drain import Drain
 from thinkscale.plan import owed_shards, slice_ids
 from thinkscale.store import Guarded, Store, StoreError, read_graded
 
@@ -227,3 +230,30 @@ def test_a_shard_that_is_owed_after_it_was_done_ends_the_run_instead_of_being_do
     opened = opened_in(tmp_path / "study")
     with pytest.raises(StoreError, match=r"sums 1-4 was done and still owes 48 completions.*Look into"):
         run_fake(replace(opened, store=Forgetful(opened.store.root)))
+
+
+class Slow(Claims):
+    """Takes its time to take."""
+
+    def take(self, slice_id, label):
+        self.taking.set()
+        time.sleep(0.5)
+        return super().take(slice_id, label)
+
+
+def test_a_claim_that_was_being_taken_when_the_engine_died_is_given_back(tmp_path):
+    opened = opened_in(tmp_path / "study")
+    (shard, *_) = owed_shards(opened, MODEL)
+
+    async def go(mine):
+        run = evaluate.Run(opened, MODEL, mine, Drain("m"), None)
+        task = asyncio.create_task(run._one(shard, None))
+        assert await asyncio.to_thread(mine.taking.wait, 10)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        assert task.cancelled()
+
+    with Slow(opened.store, MODEL, 60.0) as mine:
+        mine.taking = threading.Event()
+        asyncio.run(go(mine))
+        assert mine.is_free(shard.slice_id) and claims(opened.store.root).is_free(shard.slice_id)

@@ -175,6 +175,7 @@ def test_an_engine_seed_depends_on_what_is_owed_and_on_nothing_that_changes_by_i
     first = evaluate.engine_seed(opened, MODEL, owed_shards(opened, MODEL))
     assert first == evaluate.engine_seed(opened, MODEL, owed_shards(opened, MODEL)) and 0 <= first < 2**31
     assert first != evaluate.engine_seed(opened, "fake-21k", owed_shards(opened, "fake-21k"))
+    assert len({evaluate.engine_seed(opened, MODEL, owed_shards(opened, MODEL), process) for process in ("", "node1 7", "node2 7")}) == 3
     seeds = {first}
     for changes in ({}, {"num_samples": 8}, {"num_samples": 8, "thinking_budgets": [0, 40]}):
         run_toy(opened)

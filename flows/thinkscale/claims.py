@@ -127,7 +127,9 @@ class Claims:
             raise ClaimLost(f"slice {slice_id}: another run took it over, since nothing was heard of this one for {self.timeout:g} s.")
 
     def release(self, slice_id: str) -> None:
-        """Let others have it."""
+        """Let others have it; nothing happens where we have it not."""
+        if slice_id not in self._held:
+            return
         if self._is_ours(slice_id):
             files.put_new(self._file(slice_id, self._held[slice_id].generation + 1), json.dumps({"owner": None}).encode())
         del self._held[slice_id]

@@ -18,7 +18,8 @@ FLOWS = Path(__file__).resolve().parents[1]
 PROMPTS = FLOWS.parent / "prompts"
 CATALOGUE = FLOWS / "models.yaml"
 
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]  # a name becomes a file name: no slash, no leading dot
+# a name becomes part of a file name: no slash, no leading dot, and short enough (a file name has 255 bytes) for what is added to it
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100)]
 Positive = Annotated[int, Field(gt=0)]
 Route = Literal["cut"]
 MetricName = Literal["pass@k", "maj@k", "unforced pass@k"]

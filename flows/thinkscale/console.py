@@ -5,10 +5,13 @@ server to start, result files, telemetry) are set in one place. What it does not
 """
 
 import argparse
+import atexit
 import logging
 import os
 import sys
+import threading
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -123,6 +126,34 @@ def settle_prefect() -> None:
     }
     for name, value in defaults.items():
         os.environ.setdefault(name, value)
+
+
+def outlive_reader() -> None:
+    """Go on when whoever reads our output is gone: from then on it is dropped.
+
+    A worker reads its run's output through a pipe. When the worker is killed, the next line that is logged would end the run: rich, which
+    Prefect logs with, exits on a broken pipe.
+    """
+    for descriptor in (1, 2):
+        real = os.dup(descriptor)
+        read, write = os.pipe()
+        os.dup2(write, descriptor)
+        os.close(write)
+        pump = threading.Thread(target=_pump, args=(read, real), daemon=True, name=f"output {descriptor}")
+        pump.start()
+        atexit.register(_drained, descriptor, real, pump)
+
+
+def _pump(read: int, real: int) -> None:
+    while data := os.read(read, 65536):
+        with suppress(OSError):
+            os.write(real, data)
+
+
+def _drained(descriptor: int, real: int, pump: threading.Thread) -> None:
+    """At the end: the pipe's last writer goes, so that the pump writes out what is left."""
+    os.dup2(real, descriptor)
+    pump.join(5.0)
 
 
 def log_to_terminal() -> None:

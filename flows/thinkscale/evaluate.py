@@ -7,11 +7,14 @@ can in seconds. What it does not do: schedule models (the flows do), decide what
 
 import asyncio
 import logging
+import os
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
+from typing import TypeVar
 
 from thinkscale import files, serving
 from thinkscale.claims import ClaimLost, Claims
@@ -35,6 +38,7 @@ REPORT_SECONDS = 5.0
 WAIT_SECONDS = 2.0
 """Between looks at claims of others, while they do all that is owed."""
 
+T = TypeVar("T")
 RunShard = Callable[[Shard, Generator, Store], Awaitable[ShardDone]]
 
 
@@ -67,10 +71,14 @@ class Progress:
             await asyncio.to_thread(meter.flush, FLUSH_SECONDS)
 
 
-def engine_seed(study: Study, model: str, shards: list[Shard]) -> int:
-    """Seed of one engine start. It depends on what is owed: an engine that starts again must not draw the same samples again."""
+def engine_seed(study: Study, model: str, shards: list[Shard], process: str = "") -> int:
+    """Seed of one engine start. It depends on what is owed: an engine that starts again must not draw the same samples again.
+
+    And on the process: engines that work side by side on one experiment must not draw with the same random numbers, or what they draw for
+    different problems would be correlated.
+    """
     owed = [(s.trace_set.trace_set_id, s.draw[:1], s.extend[:1], s.answers[:1], s.sequences) for s in shards]
-    return int(digest([study.config.engine.seed, model, owed]), 16) % 2**31
+    return int(digest([study.config.engine.seed, model, owed, process]), 16) % 2**31
 
 
 def start_engine(study: Study, model: str, shards: list[Shard]) -> serving.Running:
@@ -79,7 +87,7 @@ def start_engine(study: Study, model: str, shards: list[Shard]) -> serving.Runni
         study.catalogue.models[model],
         study.config.engine,
         study.logs,
-        seed=engine_seed(study, model, shards),
+        seed=engine_seed(study, model, shards, f"{files.machine()} {os.getpid()}"),
         on_progress=lambda line: log.info("%s", line),
     )
 
@@ -137,6 +145,7 @@ class Run:
     do_shard: RunShard
     done: set[tuple[str, int]] = field(default_factory=set)
     """Slices that were done here, and how much they owed."""
+    thread: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1, thread_name_prefix="claim"))
 
     def owed(self) -> list[Shard]:
         """What is owed now. Raises StoreError where a shard that was done here is owed as before: nothing would ever end it."""
@@ -197,11 +206,15 @@ class Run:
         self.drain.check()
         return sum(task.result() for task in tasks)
 
+    async def _claim(self, do: Callable[..., T], *arguments: str) -> T:
+        """In one thread, one after the other, and done even where we are cancelled: else a release that waits its turn would be dropped."""
+        return await asyncio.shield(asyncio.get_running_loop().run_in_executor(self.thread, do, *arguments))
+
     async def _one(self, shard: Shard, generator: Generator) -> bool:
         """Run one shard if it is ours to run; False where others have it, or had it."""
-        if not await asyncio.to_thread(self.claims.take, shard.slice_id, shard.label):
-            return False
         try:
+            if not await self._claim(self.claims.take, shard.slice_id, shard.label):
+                return False
             shard = await asyncio.to_thread(owed_now, self.study, shard)
             if not shard.sequences:
                 return False
@@ -211,7 +224,7 @@ class Run:
             log.warning("%s: %s: %s Its work here is forgotten.", self.model, shard.label, e)
             return False
         finally:
-            await asyncio.to_thread(self.claims.release, shard.slice_id)
+            await self._claim(self.claims.release, shard.slice_id)
         self.done.add((shard.slice_id, shard.sequences))
         log.info("%s: %s done, %s of %s answers correct", self.model, shard.label, f"{done.correct:,}", f"{done.answers:,}")
         return True

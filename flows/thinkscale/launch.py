@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Literal
 
 from thinkscale.config import Engine, Model
-from thinkscale.loading import source_path
+from thinkscale.loading import check_flags, source_path
 
 Device = Literal["cpu", "gpu"]
 
@@ -39,6 +39,7 @@ def detect_device() -> Device:
 def engine_command(model: Model, engine: Engine, device: Device, port: int, seed: int) -> list[str]:
     """The engine's command line. The key is not in it: it goes through the environment."""
     site = shlex.split(os.environ.get("THINKSCALE_ENGINE_COMMAND", ""))  # of this machine: vLLM in a container, say
+    check_flags(site, "THINKSCALE_ENGINE_COMMAND")
     command = [*(engine.command or site or (sys.executable, "-m", "vllm.entrypoints.openai.api_server"))]
     command += ["--model", source_path(model), "--served-model-name", model.name, "--host", "127.0.0.1", "--port", str(port)]
     command += ["--seed", str(seed), "--max-model-len", str(model.context), "--enable-prefix-caching"]
@@ -68,9 +69,7 @@ def engine_settings(model: Model, device: Device, key: str) -> dict[str, str]:
 def inherited_environment(executable: str) -> dict[str, str]:
     """Our environment without what is ours alone; the engine's own folder first on PATH, since vLLM calls ninja and the like."""
     kept = {
-        k: v
-        for k, v in os.environ.items()
-        if not k.startswith("PREFECT__") and k not in ("PYTHONPATH", "VIRTUAL_ENV", "THINKSCALE_API_KEY")
+        k: v for k, v in os.environ.items() if not k.startswith("PREFECT_") and k not in ("PYTHONPATH", "VIRTUAL_ENV", "THINKSCALE_API_KEY")
     }
     if "/" in executable:
         kept["PATH"] = os.pathsep.join(filter(None, (str(Path(executable).absolute().parent), kept.get("PATH"))))

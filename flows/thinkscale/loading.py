@@ -8,9 +8,10 @@ import difflib
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
+from urllib.parse import urlsplit
 
 import yaml
 from pydantic import ValidationError
@@ -33,7 +34,10 @@ def load_catalogue(path: Path = CATALOGUE) -> Catalogue:
     for section in ("models",):
         if isinstance(raw.get(section), dict):
             raw = {**raw, section: {k: {"name": k, **v} if isinstance(v, dict) else v for k, v in raw[section].items()}}
-    return _validate(Catalogue, raw, path)
+    catalogue = _validate(Catalogue, raw, path)
+    for model in catalogue.models.values():
+        check_flags(model.engine_args, f"{path.name}: models.{model.name}.engine_args")
+    return catalogue
 
 
 def experiment_path(experiment: str) -> Path:
@@ -71,6 +75,7 @@ def load_experiment(experiment: str | Mapping[str, Any], catalogue: Catalogue, b
     config = _validate(Experiment, _read_yaml(path) if isinstance(experiment, str) else dict(experiment), path)
     if not isinstance(experiment, str):
         _check_travels(config)
+    _check_secrets(config, path)
     _check_names(config, catalogue, benchmarks, path)
     _check_sizes(config, catalogue, benchmarks, path)
     return config
@@ -86,6 +91,42 @@ def _check_travels(config: Experiment) -> None:
             raise ConfigError(
                 f"experiment: engine.{key}: not taken from a parameter, which anybody who may submit runs can write. {instead}"
             )
+
+
+_OURS = ("--host", "--port", "--uds", "--api-key", "--hf-token")
+_SECRET = re.compile(r"^([A-Z0-9_]*(?:KEY|TOKEN|SECRET|PASSWORD|AUTH)[A-Z0-9_]*=).*", re.DOTALL)
+
+
+def check_flags(words: Sequence[str], where: str) -> None:
+    """Raise ConfigError where an engine's command line would hold a secret (anybody on the machine reads it, and it is logged) or open the
+    engine to other machines. The message does not repeat the value.
+    """
+    for word in words:
+        flag = word.split("=")[0].replace("_", "-")
+        if len(flag) > 3 and any(ours.startswith(flag) for ours in _OURS):  # the engine takes shortened flags too
+            raise ConfigError(
+                f"{where}: '{flag}': engines listen on the loopback, with a random key. Remove it; a hub token goes into the environment."
+            )
+        if hidden(word) != word:
+            raise ConfigError(
+                f"{where}: '{word.split('=')[0]}=...': a secret here would stand in logs and process lists. Put it into the environment."
+            )
+
+
+def hidden(word: str) -> str:
+    """A word of a command line as it may be shown: without the value where it sets a variable that is called a key, token or password."""
+    return _SECRET.sub(r"\1...", word)
+
+
+def _check_secrets(config: Experiment, path: Path) -> None:
+    """The manifest, logs and Prefect's record hold the whole experiment: it must hold no secret."""
+    check_flags(config.engine.command or (), f"{path.name}: engine.command")
+    url = urlsplit(config.engine.base_url or "")
+    if "@" in url.netloc or url.query or url.fragment:
+        raise ConfigError(
+            f"{path.name}: engine.base_url: holds a user, password or query, which would be written to the manifest and logs. "
+            "Give the address alone, as http://host:port, and the key in the variable THINKSCALE_API_KEY."
+        )
 
 
 def prompt_text(prompt: str) -> str:

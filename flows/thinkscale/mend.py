@@ -7,6 +7,7 @@ What it does not do: draw anything again (that is owed then), delete anything bu
 from collections.abc import Sequence
 
 from thinkscale import files
+from thinkscale.claims import FOLDER as CLAIMS
 from thinkscale.plan import Study
 from thinkscale.shards import grade_part, publish_problems, read_problems
 from thinkscale.store import PARTS
@@ -15,8 +16,8 @@ from thinkscale.store import PARTS
 def mend(study: Study, models: Sequence[str]) -> None:
     """Nothing abandoned, nothing of these models orphaned, nothing ungraded. Raises StoreError where the folder cannot be written to."""
     store = study.store
-    for table in PARTS:
-        files.remove_abandoned(store.folder(table))
+    for folder in (store.root, *(store.root / name for name in (*PARTS, "engine", "plots", CLAIMS))):
+        files.remove_abandoned(folder)
     store.set_aside_orphans({t.trace_set_id for model in models for t in study.trace_sets(model)})
     store.read("grades", ["correct"])  # sets aside what is torn: it is made again below
     for benchmark in study.config.benchmarks:

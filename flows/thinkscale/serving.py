@@ -34,6 +34,7 @@ from thinkscale.launch import (
     is_free,
     reserve_port,
 )
+from thinkscale.loading import hidden
 
 Progress = Callable[[str], None]
 
@@ -114,8 +115,7 @@ class Running:
         self._gpu_memory = gpu_memory_used() if self.device == "gpu" else None
         command = engine_command(self.model, self.engine, self.device, port, seed)
         settings = engine_settings(self.model, self.device, self.key)
-        shown = {**settings, "VLLM_API_KEY": "..."}
-        self.by_hand = shlex.join(["env", *(f"{k}={v}" for k, v in shown.items()), *command])
+        self.by_hand = shlex.join(["env", *(hidden(f"{k}={v}") for k, v in settings.items()), *command])
         supervisor = [sys.executable, "-I", "-S", supervise.__file__, "--grace", str(GRACE), "--parent", str(os.getpid()), "--"]
         log_dir.mkdir(parents=True, exist_ok=True)
         self.log, file = _new_log(log_dir, self.model.name)

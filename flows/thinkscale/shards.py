@@ -68,6 +68,9 @@ async def run_shard(shard: Shard, generator: Generator, store: Store) -> ShardDo
     fresh = set(shard.draw)
     stored = any(key not in fresh for key in (*shard.extend, *(SampleKey(a.problem_id, a.sample_index) for a in shard.answers)))
     traces = await asyncio.to_thread(read_traces, store, shard) if stored else {}
+    needed = {*shard.extend, *(SampleKey(a.problem_id, a.sample_index) for a in shard.answers if a.thinking_budget)} - fresh
+    if needed - traces.keys():  # a part was torn where nobody had looked, and is set aside now: other work is owed than this
+        return ShardDone(0, 0, 0)
     drawn: dict[SampleKey, Trace] = {}
     if shard.draw or shard.extend:
         drawn = await generator.traces(prompts, shard.draw, shard.budget)
@@ -132,7 +135,7 @@ def read_problems(store: Store) -> dict[str, Problem]:
 
 def publish_problems(store: Store, benchmark: Benchmark, problems: tuple[Problem, ...]) -> None:
     """Keep what was asked, so that anybody can grade again; only problems that are not there yet."""
-    there = store.read("problems", ["benchmark", "problem_id"]).to_pylist()
+    there = store.read("problems").to_pylist()  # every column: damage is only found in what is read, and grading needs them all
     known = {row["problem_id"] for row in there if row["benchmark"] == benchmark.name}
     new = [p for p in problems if p.problem_id not in known]
     columns = ("problem_id", "cluster_id", "difficulty", "question", "answer", "choices", "metadata")

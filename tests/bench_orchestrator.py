@@ -1,0 +1,142 @@
+"""What the orchestrator costs: `make bench` runs this and prints its figures. Standard output: one JSON object.
+
+Simulated workers: threads that evaluate one model from one results folder, with claims, store and HTTP client as they are, against servers
+in this process that answer every request after a set time. Prefect: a real server, one worker, a sweep through it with the fake engine.
+"""
+
+import asyncio
+import json
+import os
+import resource
+import sys
+import tempfile
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import yaml
+from aiohttp import web
+
+from fakes import FAKE_VLLM, eventually
+from prefect_site import Site
+from thinkscale import evaluate, supervise
+from thinkscale.config import FLOWS
+from thinkscale.plan import open_study, owed_shards
+
+LATENCY = 5.0  # seconds of a request: with one for traces and one for answers a shard takes 10
+ROUNDS = 3  # shards that a worker does one after the other, two side by side
+WORKERS = (1, 2, 4, 8)
+
+
+class Server:
+    """An engine that is never busy: any number of requests, each answered after a set time."""
+
+    def __init__(self):
+        self.ready = threading.Event()
+        self.loop = asyncio.new_event_loop()
+        threading.Thread(target=self.run, daemon=True).start()
+        self.ready.wait(30)
+
+    def run(self):
+        asyncio.set_event_loop(self.loop)
+        app = web.Application(client_max_size=2**30)
+        for path in ("/health", "/version", "/metrics"):
+            app.router.add_get(path, self.get)
+        for path in ("/tokenize", "/detokenize", "/v1/completions"):
+            app.router.add_post(path, self.post)
+        runner = web.AppRunner(app, access_log=None)
+        self.loop.run_until_complete(runner.setup())
+        site = web.TCPSite(runner, "127.0.0.1", 0)
+        self.loop.run_until_complete(site.start())
+        self.url = f"http://127.0.0.1:{runner.addresses[0][1]}"
+        self.ready.set()
+        self.loop.run_forever()
+
+    async def get(self, request):
+        return web.Response(text="") if request.path == "/metrics" else web.json_response({"version": "simulated"})
+
+    async def post(self, request):
+        body = await request.json()
+        if request.path == "/tokenize":
+            tags = {"<think>": [4], "</think>": [5]}
+            return web.json_response({"tokens": tags.get(body.get("prompt"), [7, 8, 9])})
+        if request.path == "/detokenize":
+            return web.json_response({"prompt": {4: "<think>", 5: "</think>"}.get(body["tokens"][0], "x")})
+        if body["max_tokens"] > 1:
+            await asyncio.sleep(LATENCY)
+        ids = [5 if 5 in body.get("stop_token_ids", ()) else 9]
+        one = {"text": "1", "token_ids": ids, "finish_reason": "stop", "stop_reason": None}
+        choices = [{**one, "index": i} for i in range(len(body["prompt"]) * body.get("n", 1))]
+        return web.json_response({"choices": choices, "usage": {"completion_tokens": len(choices)}})
+
+
+def simulated(workers, folder):
+    """Seconds that so many workers take for so many times the work, and what memory was at most."""
+    servers = [Server() for _ in range(workers)]
+    fields = {"name": f"simulated{workers}", "asks": "?", "models": ["ladder-21k"], "thinking_budgets": [0, 8, 16], "num_samples": 8}
+    fields |= {
+        "benchmarks": {"sums": {"problems": 10 * workers * evaluate.SHARDS_AT_ONCE * ROUNDS}},
+        "answer_tokens": 8,
+        "shard_problems": 10,
+    }
+
+    def worker(server):
+        path = folder / f"{workers}-{server.url[-5:]}.yaml"
+        path.write_text(
+            yaml.safe_dump({**fields, "engine": {"base_url": server.url, "concurrency": 100_000, "prompts_per_request": 100_000}})
+        )
+        return asyncio.run(evaluate.evaluate(open_study(str(path), folder), "ladder-21k"))
+
+    os.environ["no_proxy"] = "127.0.0.1"
+    begun = time.monotonic()
+    with ThreadPoolExecutor(workers) as pool:
+        ran = list(pool.map(worker, servers))
+    seconds = time.monotonic() - begun
+    for server in servers:
+        server.loop.call_soon_threadsafe(server.loop.stop)
+    assert sum(ran) == workers * evaluate.SHARDS_AT_ONCE * ROUNDS, ran
+    return {"workers": workers, "shards": sum(ran), "seconds": seconds, "rss_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}
+
+
+def cpu_seconds(process):
+    """CPU time of a process and all it started."""
+    ticks = 0
+    for pid in [process.pid, *supervise.members(process.pid)]:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        ticks += int(fields[11]) + int(fields[12])
+    return ticks / os.sysconf("SC_CLK_TCK")
+
+
+def through_prefect(folder):
+    """Seconds of a model run beyond its shards, and what a shard costs the server."""
+    shards = 60
+    fields = yaml.safe_load((FLOWS / "experiments" / "smoke.yaml").read_text()) | {"name": "many", "models": ["ladder-21k"]}
+    fields |= {"benchmarks": {"sums": {"problems": shards}}, "num_samples": 1, "shard_problems": 1}
+    path = folder / "many.yaml"
+    path.write_text(yaml.safe_dump(fields))
+    opened = open_study(str(path), folder)
+    with Site(folder / "site") as site:
+        site.deploy()
+        worker = site.worker("gpu", "bench", THINKSCALE_ENGINE_COMMAND=" ".join(FAKE_VLLM))
+        assert eventually(lambda: "started" in site.said(worker), 60)
+        database = folder / "site" / "home" / "prefect.db"
+
+        def server_state():
+            return cpu_seconds(site.server), sum(p.stat().st_size for p in database.parent.glob("prefect.db*")) / 1e6
+
+        before = server_state()
+        assert site.sweep(path, folder, name="first").wait(240) == 0
+        assert not owed_shards(opened, "ladder-21k")
+        time.sleep(10)  # the server records task runs after they happened
+        after = server_state()
+        begun = time.monotonic()
+        assert site.sweep(path, folder, name="second").wait(240) == 0  # nothing is owed: all that it costs is the orchestration
+        model_run = time.monotonic() - begun
+    return {"shards": shards, "model_run_seconds": model_run, "server_cpu": after[0] - before[0], "server_mb": after[1] - before[1]}
+
+
+if __name__ == "__main__":
+    with tempfile.TemporaryDirectory(prefix="thinkscale-bench-") as name:
+        found = {"simulated": [simulated(workers, Path(name)) for workers in WORKERS], "prefect": through_prefect(Path(name))}
+    json.dump({**found, "latency": LATENCY, "rounds": ROUNDS}, sys.stdout)

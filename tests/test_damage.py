@@ -1,0 +1,85 @@
+"""A part that rotted is found in whichever column it rotted, and the next run makes it again: damage is seen only in what is read."""
+
+import asyncio
+import time
+
+import pyarrow.parquet as pq
+import pytest
+
+from fakes import FAKE_VLLM, eventually, processes, rows, run_fake, start_child, study
+from thinkscale import evaluate
+from thinkscale.plan import owed_shards
+from thinkscale.store import read_graded
+
+TABLES = ("problems", "samples", "answers", "grades")
+
+
+def opened_in(folder):
+    folder.mkdir()
+    return study(folder, benchmarks={"sums": {"problems": 16}}, engine={"command": list(FAKE_VLLM), "concurrency": 4})
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    opened = opened_in(tmp_path_factory.mktemp("undisturbed") / "study")
+    run_fake(opened)
+    return {table: rows(opened, table) for table in TABLES}
+
+
+def flip(path, column):
+    """Change one bit at the end of a column's data (headers of pages have no checksum, and hold nothing that is not also elsewhere)."""
+    group = pq.ParquetFile(path).metadata.row_group(0)
+    (chunk,) = [c for c in map(group.column, range(group.num_columns)) if c.path_in_schema.split(".")[0] == column]
+    data = bytearray(path.read_bytes())
+    begin = chunk.dictionary_page_offset or chunk.data_page_offset
+    data[begin + chunk.total_compressed_size - 6] ^= 4
+    path.write_bytes(bytes(data))
+
+
+@pytest.mark.parametrize(
+    ("table", "column", "killed_before"),
+    [
+        ("samples", "thinking_token_ids", ("answers", 2)),  # needed for the answers that are owed, not to see that they are
+        ("samples", "thinking", ("answers", 2)),
+        ("problems", "answer", ("grades", 2)),  # needed to grade
+        ("problems", "question", ("grades", 2)),
+        ("answers", "answer_text", ("grades", 2)),
+    ],
+)
+def test_a_flipped_bit_costs_what_the_part_held_and_no_more(tmp_path, undisturbed, table, column, killed_before):
+    opened = opened_in(tmp_path / "study")
+    start_child(opened, killed_before).communicate(timeout=60)
+    assert eventually(lambda: not processes(opened), 30)
+    for path in opened.store.parts(table):
+        flip(path, column)
+    spoiled = len(opened.store.parts(table))
+    run_fake(opened)
+    read_graded(opened.store.root)  # reads every column: texts that are graded already are read by nobody before
+    run_fake(opened)
+    assert sum(p.name.startswith(f"{table}-") for p in opened.store.quarantined()) == spoiled > 0
+    assert owed_shards(opened, "fake-100k") == [] and {t: rows(opened, t) for t in TABLES} == undisturbed
+
+
+class Held:
+    """Claims of which the calls take a while, so that one waits for the other."""
+
+    def __init__(self):
+        self.released = []
+
+    def release(self, slice_id):
+        time.sleep(0.1)
+        self.released.append(slice_id)
+
+
+def test_a_claim_whose_release_waits_its_turn_is_released_even_if_its_shard_is_cancelled(tmp_path):
+    held = Held()
+    run = evaluate.Run(opened_in(tmp_path / "study"), "fake-100k", held, None, None)
+
+    async def two():
+        tasks = [asyncio.create_task(run._claim(held.release, name)) for name in "ab"]
+        await asyncio.sleep(0)  # both are handed to the one thread
+        tasks[1].cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    asyncio.run(two())
+    assert eventually(lambda: held.released == ["a", "b"], 5), held.released

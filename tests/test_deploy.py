@@ -1,0 +1,267 @@
+"""A sweep over a pool of workers through a real Prefect server: shared out, and finished when a node dies."""
+
+import asyncio
+import json
+import os
+import shlex
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from fakes import FAKE_VLLM, engines, eventually, files, processes, rows
+from prefect_site import Site, kill
+from thinkscale import evaluate, supervise
+from thinkscale.claims import at_work
+from thinkscale.config import FLOWS
+from thinkscale.fanout import resources
+from thinkscale.loading import load_catalogue
+from thinkscale.plan import open_study, owed_shards
+from thinkscale.store import read_graded
+
+HERE = Path(__file__).resolve().parent
+GOLDEN = HERE / "golden"
+TABLES = ("problems", "samples", "answers", "grades")
+
+
+def written(folder, name, models=("ladder-21k", "ladder-100k"), **changes):
+    """The smoke experiment under another name, with claims that expire soon."""
+    fields = yaml.safe_load((FLOWS / "experiments" / "smoke.yaml").read_text())
+    path = folder / f"{name}.yaml"
+    path.write_text(yaml.safe_dump({**fields, "name": name, "models": list(models), "engine": {"claim_timeout": 3.0}, **changes}))
+    return path
+
+
+def engine(*fault):
+    return shlex.join([*FAKE_VLLM, *(("--fault", json.dumps(fault[0])) if fault else ())])
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory):
+    with Site(tmp_path_factory.mktemp("site")) as site:
+        first = site.deploy()
+        assert "pool gpu: made (process)" in first and "automation: made" in first
+        site.first = first
+        yield site
+
+
+@pytest.fixture(scope="module")
+def locally(tmp_path_factory):
+    """The same experiments without Prefect: {name: study}."""
+    folder = tmp_path_factory.mktemp("locally")
+    os.environ["THINKSCALE_ENGINE_COMMAND"] = engine()
+    try:
+        found = {}
+        for name, models in (("two", ("ladder-21k", "ladder-100k")), ("one", ("ladder-21k",))):
+            opened = open_study(str(written(folder, name, models)), folder / "results")
+            for model in opened.config.models:
+                asyncio.run(evaluate.evaluate(opened, model))
+            found[name] = opened
+        return found
+    finally:
+        del os.environ["THINKSCALE_ENGINE_COMMAND"]
+
+
+def check_equal(opened, other):
+    assert not any(owed_shards(opened, m) for m in opened.config.models)
+    for table in TABLES:
+        assert rows(opened, table) == rows(other, table), table
+    assert {n: d for n, d in files(opened).items()} == files(other)
+    read_graded(opened.store.root)
+    assert eventually(lambda: not processes(opened), 20) and os.listdir(opened.store.root / "claims") == []
+
+
+def test_setting_up_again_changes_nothing(site):
+    again = site.deploy()
+    assert "pool gpu: brought up to date" in again and "automation: there" in again and "evaluate-model/gpu" in again
+    found = {f"{d['name']}" for d in site.post("deployments/filter", {})}
+    assert found == {"cpu", "gpu", "nightly-smoke"} and len(site.post("deployments/filter", {})) == 5
+
+
+def test_the_form_of_a_deployment_shows_nested_fields_with_their_help(site):
+    (found,) = [d for d in site.post("deployments/filter", {}) if d["entrypoint"].endswith("sweep.py:sweep") and d["name"] == "cpu"]
+    schema = found["parameter_openapi_schema"]
+    assert schema["properties"]["results"]["description"].startswith("folder or URL")
+    assert schema["definitions"]["Experiment"]["properties"]["thinking_budgets"]["description"].startswith("Caps on thinking tokens")
+    assert "description" in schema["definitions"]["Engine"]["properties"]["claim_timeout"]
+
+
+def test_two_models_run_on_two_workers_at_the_same_time(site, locally, tmp_path):
+    experiment, results, meeting = written(tmp_path, "two"), tmp_path / "results", tmp_path / "meeting"
+    meeting.mkdir()
+    opened = open_study(str(experiment), results)
+    command = shlex.join([sys.executable, str(HERE / "rendezvous.py"), str(meeting), "2", *FAKE_VLLM])
+    workers = [site.worker("gpu", f"meet{i}", THINKSCALE_ENGINE_COMMAND=command) for i in range(2)]
+    parent = site.worker("cpu", "orchestrator")
+    parameters = {"experiment": yaml.safe_load(experiment.read_text()), "results": str(results), "pool": "gpu"}
+    (deployment,) = [d for d in site.post("deployments/filter", {}) if d["entrypoint"].endswith("sweep.py:sweep") and d["name"] == "cpu"]
+    run = site.post(f"deployments/{deployment['id']}/create_flow_run", {"parameters": parameters, "state": {"type": "SCHEDULED"}})
+    try:
+
+        def state():
+            return site.post("flow_runs/filter", {"flow_runs": {"id": {"any_": [run["id"]]}}})[0]["state"]["type"]
+
+        assert eventually(lambda: state() in ("COMPLETED", "FAILED", "CRASHED"), 150), site.said(parent) + "".join(map(site.said, workers))
+        assert state() == "COMPLETED", site.said(parent) + "".join(map(site.said, workers))
+    finally:
+        for process in (*workers, parent):
+            kill(process)
+    assert len(os.listdir(meeting)) == 2, "each model by one engine, and both were there at once"
+    check_equal(opened, locally["two"])
+    names = {r["name"] for r in site.post("flow_runs/filter", {})}
+    assert {"two", "ladder-21k of two", "ladder-100k of two"} <= names
+    artifacts = {a["key"]: a for a in site.post("artifacts/filter", {})}
+    table = json.loads(artifacts["two-all-cells"]["data"])
+    assert len(table) == 6 and all(row["owed"] == 0 and row["done"] == 80 for row in table)
+    assert {"two-ladder-21k-progress", "two-ladder-100k-cells"} <= set(artifacts)
+
+
+def test_a_node_dies_and_another_worker_finishes_its_model(site, locally, tmp_path):
+    experiment, results = written(tmp_path, "one", ["ladder-21k"]), tmp_path / "results"
+    opened = open_study(str(experiment), results)
+    slow = engine({"kind": "slow", "seconds": 0.5, "once": str(tmp_path / "been")})
+    doomed = site.worker("gpu", "doomed", THINKSCALE_ENGINE_COMMAND=slow)
+    parent = site.sweep(experiment, results, name="parent")
+    assert eventually(lambda: opened.store.parts("samples"), 120), site.said(parent) + site.said(doomed)
+    kill(doomed)  # with its flow, supervisor and engine
+    assert owed_shards(opened, "ladder-21k")
+    before = files(opened)
+    other = site.worker("gpu", "other", THINKSCALE_ENGINE_COMMAND=engine())
+    try:
+        assert eventually(lambda: parent.poll() is not None, 120), site.said(parent) + site.said(other)
+    finally:
+        kill(other)
+    assert parent.returncode == 0, site.said(parent)
+    assert "ladder-21k is lost (nothing heard of it for 6 s); submitted again" in site.said(parent)
+    after = files(opened)
+    assert before and {name: after[name] for name in before} == before
+    check_equal(opened, locally["one"])
+    states = {r["name"]: r["state"]["type"] for r in site.post("flow_runs/filter", {})}
+    assert states["ladder-21k, again 1 of one"] == "COMPLETED"
+
+
+def test_a_worker_is_killed_alone_and_its_flow_goes_on(site, locally, tmp_path):
+    experiment, results = written(tmp_path, "one", ["ladder-21k"]), tmp_path / "results"
+    opened = open_study(str(experiment), results)
+    worker = site.worker("gpu", "alone", THINKSCALE_ENGINE_COMMAND=engine({"kind": "slow", "seconds": 0.3}))
+    parent = site.sweep(experiment, results, name="parent-of-the-orphan")
+    assert eventually(lambda: opened.store.parts("samples"), 120), site.said(parent) + site.said(worker)
+    (seen,) = at_work(opened.store)
+    worker.send_signal(signal.SIGKILL)
+    worker.wait()
+    try:
+        assert eventually(lambda: parent.poll() is not None, 120), site.said(parent)
+    finally:
+        supervise.send([seen.owner.pid], signal.SIGKILL) if seen.owner.gone is False and owed_shards(opened, "ladder-21k") else None
+    assert parent.returncode == 0, site.said(parent)
+    assert len(engines(opened)) == 1, "nothing is done twice"
+    check_equal(opened, locally["one"])
+
+
+def test_a_stopped_parent_cancels_its_children(site, tmp_path):
+    experiment, results = written(tmp_path, "stopped", ["ladder-21k"]), tmp_path / "results"
+    opened = open_study(str(experiment), results)
+    worker = site.worker("gpu", "steady", THINKSCALE_ENGINE_COMMAND=engine({"kind": "slow", "seconds": 1.0}))
+    parent = site.sweep(experiment, results, name="stopped-parent")
+    try:
+        assert eventually(lambda: at_work(opened.store) and engines(opened), 120), site.said(parent) + site.said(worker)
+        parent.send_signal(signal.SIGTERM)
+        assert parent.wait(30) != 0
+        assert eventually(lambda: not processes(opened) and not at_work(opened.store), 60), site.said(worker)
+    finally:
+        kill(worker)
+    states = {r["name"]: r["state"]["type"] for r in site.post("flow_runs/filter", {})}
+    assert states["ladder-21k of stopped"] in ("CANCELLED", "CANCELLING")
+
+
+@pytest.mark.slow
+@pytest.mark.engine
+def test_with_real_engines_a_node_dies_and_another_worker_finishes_its_model(site, tmp_path):
+    experiment, results = written(tmp_path, "real", engine={"claim_timeout": 10.0}), tmp_path / "results"
+    opened = open_study(str(experiment), results)
+    workers = [site.worker("gpu", f"real{i}") for i in range(2)]
+    parent = site.sweep(experiment, results, name="real-parent")
+    try:
+        assert eventually(lambda: opened.store.parts("samples"), 300), site.said(parent) + "".join(map(site.said, workers))
+        assert len({seen.owner.pid for seen in at_work(opened.store)}) == 2, "two models at the same time"
+        before = files(opened)
+        kill(workers[0])
+        assert eventually(lambda: parent.poll() is not None, 400), site.said(parent) + site.said(workers[1])
+    finally:
+        for worker in workers:
+            kill(worker)
+    assert parent.returncode == 0, site.said(parent)
+    after = files(opened)
+    assert {name: after[name] for name in before} == before
+    graded = read_graded(opened.store.root)
+    assert len(graded) == 2 * 20 * 4 * 3 and not any(owed_shards(opened, m) for m in opened.config.models)
+    assert eventually(lambda: not processes(opened), 60) and os.listdir(opened.store.root / "claims") == []
+
+
+# --- templates
+
+
+def rendered(pool, **values):
+    """A pool's job as Prefect's own code makes it from the template."""
+    code = f"""
+import asyncio, json, sys
+sys.path.insert(0, {str(FLOWS)!r})
+import deploy
+from prefect.utilities.templating import apply_values
+from prefect.workers.base import BaseJobConfiguration
+template = deploy.template({pool!r})
+defaults = BaseJobConfiguration._get_base_config_defaults(template["variables"]["properties"])
+print(json.dumps(apply_values(template["job_configuration"], {{**defaults, **json.loads(sys.argv[1])}}, remove_notset=True)))
+"""
+    done = subprocess.run([sys.executable, "-c", code, json.dumps(values)], capture_output=True, text=True, check=True)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def big():
+    return resources(load_catalogue().models["qwen3-32b"].model_copy(update={"gpus": 4, "minutes": 720}))
+
+
+def test_the_kubernetes_job_of_a_32b_model_on_four_gpus_is_the_golden_one():
+    job = rendered("kubernetes", **big(), name="qwen3-32b", env=[{"name": "A", "value": "1"}], command=["python", "-m", "prefect.engine"])
+    text = json.dumps(job["job_manifest"], indent=2, sort_keys=True) + "\n"
+    assert text == (GOLDEN / "kubernetes-qwen3-32b.json").read_text()
+
+
+def test_the_srun_line_of_a_32b_model_on_four_gpus_is_the_golden_one_and_runs(tmp_path):
+    job = rendered("slurm", **big(), partition="a100", python=sys.executable)
+    line = job["command"].replace(sys.executable, "PYTHON")
+    assert line + "\n" == (GOLDEN / "srun-qwen3-32b.txt").read_text()
+    srun = tmp_path / "srun"  # stands in for Slurm: notes what it was asked, runs the command
+    srun.write_text(
+        '#!/bin/sh\necho "$@" > "$(dirname "$0")/asked"\nwhile case "$1" in --*) true;; *) false;; esac; do shift; done\nexec "$@"\n'
+    )
+    srun.chmod(0o755)
+    command = shlex.split(job["command"].replace("-m prefect.engine", "-c 'print(6*7)'"))
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=True, env={**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    )
+    assert done.stdout == "42\n" and "--gres=gpu:4" in (tmp_path / "asked").read_text()
+
+
+@pytest.mark.parametrize("pool", ["slurm", "kubernetes"])
+def test_what_is_said_of_a_job_is_checked_and_all_of_it_is_used(pool):
+    template = json.loads((FLOWS / "pools" / f"{pool}.json").read_text())
+    code = f"""
+import json, sys
+from prefect.server.schemas.core import WorkPool
+from prefect.utilities.schema_tools.validation import is_valid_schema, validate
+t = json.loads(open({str(FLOWS / "pools" / f"{pool}.json")!r}).read())
+WorkPool(name="x", type="x", base_job_template=t, default_queue_id="00000000-0000-0000-0000-000000000000")
+is_valid_schema(t["variables"])
+errors = validate({{"gpus": "many"}}, t["variables"])
+print(len(errors), len(validate({{"gpus": 4, "memory_gb": 93}}, t["variables"])))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0 and done.stdout.split() == ["1", "0"], done.stdout + done.stderr
+    used = json.dumps(template["job_configuration"])
+    assert all(f"{{{{ {name} }}}}" in used for name in template["variables"]["properties"]), (
+        "a variable that no job uses is ignored in silence"
+    )

@@ -1,0 +1,170 @@
+"""The policy of a sweep, with launches that do not exist."""
+
+import asyncio
+import subprocess
+import sys
+from dataclasses import replace
+
+import pytest
+
+from fakes import model, run_toy, study
+from test_claims import claims
+from thinkscale import console
+from thinkscale.config import FLOWS, ConfigError
+from thinkscale.fanout import Ended, Listener, Unfinished, fan_out, largest_first, resources
+from thinkscale.plan import open_study
+
+MODELS = ["fake-21k", "fake-100k"]
+
+
+def both(folder, **changes):
+    return study(folder, models=MODELS, **changes)
+
+
+class Launches:
+    """Ends as told, in order, and then does the work."""
+
+    def __init__(self, opened, *ends):
+        self.opened, self.ends, self.asked, self.running, self.most = opened, list(ends), [], 0, 0
+
+    async def __call__(self, name, label):
+        self.asked.append(label)
+        self.running += 1
+        self.most = max(self.most, self.running)
+        await asyncio.sleep(0.01)
+        self.running -= 1
+        ended = self.ends.pop(0) if self.ends else Ended("completed")
+        if ended.how == "completed":
+            await asyncio.to_thread(run_toy, replace(self.opened, config=self.opened.config.model_copy(update={"models": (name,)})))
+        return ended
+
+
+def run(opened, launches, *, at_once=99, replicas=1, resubmits=2):
+    asyncio.run(fan_out(opened, launches, "do it again", at_once=at_once, replicas=replicas, resubmits=resubmits))
+
+
+def test_the_model_that_owes_most_flops_goes_first(tmp_path):
+    opened = both(tmp_path)
+    assert opened.config.models == ("fake-21k", "fake-100k") and largest_first(opened) == ["fake-100k", "fake-21k"]
+    launches = Launches(opened)
+    run(opened, launches, at_once=1)
+    assert launches.asked == ["fake-100k", "fake-21k"] and launches.most == 1
+    assert largest_first(opened) == ["fake-21k", "fake-100k"], "nothing is owed any more: as in the YAML"
+
+
+def test_all_are_launched_at_once_and_replicas_are_told_apart(tmp_path):
+    opened = both(tmp_path)
+    launches = Launches(opened)
+    run(opened, launches, replicas=2)
+    assert launches.most == 4
+    assert launches.asked == [f"{m} {i} of 2" for m in ("fake-100k", "fake-21k") for i in (1, 2)]
+
+
+def test_a_lost_run_is_launched_again_and_one_that_failed_is_not(tmp_path):
+    opened = both(tmp_path)
+    launches = Launches(opened, Ended("lost", "gone"), Ended("lost", "gone"))
+    run(opened, launches, at_once=1)
+    assert launches.asked == ["fake-100k", "fake-100k, again 1", "fake-100k, again 2", "fake-21k"]
+
+
+def test_a_failure_stops_nobody_else_and_says_what_is_owed_and_what_to_do(tmp_path):
+    opened = both(tmp_path)
+    launches = Launches(opened, Ended("failed", "no weights"))
+    with pytest.raises(Unfinished) as raised:
+        run(opened, launches, at_once=1)
+    assert launches.asked == ["fake-100k", "fake-21k"]
+    assert str(raised.value) == "owed: fake-100k 144 answers\nfake-100k: failed: no weights\nTo finish: do it again"
+
+
+def test_a_run_that_is_lost_too_often_is_a_failure(tmp_path):
+    opened = study(tmp_path)
+    launches = Launches(opened, *[Ended("lost", "preempted")] * 3)
+    with pytest.raises(Unfinished, match="fake-100k: lost: preempted"):
+        run(opened, launches)
+    assert len(launches.asked) == 3
+
+
+def test_what_another_run_finished_is_no_failure(tmp_path):
+    opened = study(tmp_path)
+    run(opened, Launches(opened, Ended("failed", "no GPU here")), replicas=2)
+
+
+def test_a_run_is_silent_when_no_new_beat_came_for_as_long_as_patience_lasts(tmp_path):
+    store = study(tmp_path).store
+    listener = Listener(store, "run-1", 0.3)
+    assert not listener.is_silent()
+    with claims(store.root, run="run-1") as mine, claims(store.root, run="run-2") as other:
+        for number in range(1, 12):
+            mine._beat(number)
+            other._beat(0)
+            assert not listener.is_silent()
+            _pause(0.05)
+        _pause(0.4)
+        other._beat(99)
+        assert listener.is_silent(), "the beat of another does not count"
+        listener.wait_again()
+        assert not listener.is_silent()
+
+
+def _pause(seconds):
+    asyncio.run(asyncio.sleep(seconds))
+
+
+def test_resources_come_from_the_catalogue():
+    big = model(params=32_000_000_000, gpus=4, minutes=720)
+    assert resources(big) == {"gpus": 4, "memory_gb": 16 + 77, "minutes": 720, "seconds": 43200}
+    assert resources(model()) == {"gpus": 1, "memory_gb": 17}
+
+
+def test_an_experiment_travels_as_its_content():
+    opened = open_study("smoke")
+    again = open_study(console.travelling(opened))
+    assert again.config == opened.config and again.cells == opened.cells
+
+
+@pytest.mark.parametrize(
+    ("engine", "said"),
+    [
+        ({"command": ["rm"]}, "engine.command: not taken.*THINKSCALE_ENGINE_COMMAND"),
+        ({"base_url": "http://x"}, "engine.base_url: not taken"),
+    ],
+)
+def test_content_never_says_what_a_worker_executes_or_where_its_key_goes(engine, said):
+    content = console.travelling(open_study("smoke"))
+    with pytest.raises(ConfigError, match=said):
+        open_study({**content, "engine": engine})
+
+
+def test_content_that_is_wrong_gets_the_same_error_as_a_file():
+    content = console.travelling(open_study("smoke"))
+    with pytest.raises(ConfigError, match=r"experiment: unknown key 'num_sample'. Did you mean 'num_samples'"):
+        open_study({**content, "num_sample": 3})
+    with pytest.raises(ConfigError, match="found list; give a shipped name"):
+        console.as_given([])
+
+
+def test_the_command_that_finishes_is_the_one_that_was_given(tmp_path):
+    assert console.sweep_again("nano", str(tmp_path), "gpu") == f"python flows/sweep.py nano --results {tmp_path} --pool gpu"
+    assert console.experiment_name("a/b/mine.yaml") == "mine" and console.experiment_name({"name": "x"}) == "x"
+
+
+def test_a_run_outlives_whoever_reads_its_output():
+    code = f"""
+import os, signal, sys, time
+sys.path.insert(0, {str(FLOWS)!r})
+from rich.console import Console
+from thinkscale import console
+console.outlive_reader()
+print("before", flush=True)
+sys.stdin.read()  # until the reader is gone
+for _ in range(3):
+    Console(file=sys.stdout).print("after")
+    os.write(2, b"after\\n")
+os._exit(7)
+"""
+    run = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert run.stdout.readline() == b"before\n"
+    run.stdout.close(), run.stderr.close(), run.stdin.close()
+    assert run.wait(30) == 7
+    ends = f"import sys; sys.path.insert(0, {str(FLOWS)!r}); from thinkscale import console; console.outlive_reader(); print('x' * 200_000)"
+    assert subprocess.run([sys.executable, "-c", ends], capture_output=True, text=True, check=True).stdout == "x" * 200_000 + "\n"
