@@ -3,11 +3,16 @@
 import importlib.util
 import os
 
+import hypothesis
 import pytest
 import yaml
 
 import real_engine
 from thinkscale.plan import open_study
+
+# Property tests try the same cases every time, as long as a busy machine needs.
+hypothesis.settings.register_profile("thinkscale", deadline=None, derandomize=True)
+hypothesis.settings.load_profile("thinkscale")
 
 
 def pytest_collection_modifyitems(items):

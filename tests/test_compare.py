@@ -11,6 +11,7 @@ from thinkscale import schema
 from thinkscale.compare import ClaimError, claims, compare, comparison_table, headline
 from thinkscale.config import Claim, PointRef
 from thinkscale.estimators import maj_at_k
+from thinkscale.inference import clustered_se, paired_difference, resample
 from thinkscale.summarize import summarize
 
 WORLD = made.World(models=("nano-50k", "nano-200k", "nano-450k"), benchmarks=("sums",), num_problems=40, num_samples=4)
@@ -203,3 +204,39 @@ def test_published_gsm8k_solutions_give_their_published_difference() -> None:
     assert (row["verdict"], row["num_problems"]) == ("holds", 1319)
     accuracies = [*table["better_value"], *table["worse_value"]]
     assert accuracies == pytest.approx([0.3904, 0.5625, 0.3472, 0.2168], abs=5e-5)
+
+
+def test_a_comparison_says_on_which_axes_the_smaller_is_the_dearer_side() -> None:
+    graded = made.graded(WORLD)
+    summary = summary_of(graded)
+    summary["cost_kv_bytes"] = summary["params"] * np.where(summary["thinking_budget"] > 16, 1e6, 1.0)
+    table = compare(graded, summary, draws=50)
+    points = summary.set_index(["cell_id", "slice", "metric", "k"])
+    for row in table.itertuples():
+        small = points.loc[(row.small_cell_id, row.slice, row.small_metric, row.small_k)]
+        big = points.loc[(row.big_cell_id, row.slice, row.big_metric, row.big_k)]
+        dearer = [axis for axis in ("tokens", "steps", "kv_bytes") if small[f"cost_{axis}"] > big[f"cost_{axis}"] * (1 + 1e-9)]
+        assert row.dearer_on == ", ".join(dearer)
+    assert {"tokens, steps", "tokens, steps, kv_bytes"} <= set(table["dearer_on"])
+
+
+def test_claims_carry_p_adjusted_for_their_number() -> None:
+    graded = made.graded(WORLD)
+    better, worse = (WORLD.models[-1], 64, 1), (WORLD.models[0], 0, 1)
+    wanted = [claim("one", better, worse), claim("same", better, better), claim("none", (WORLD.models[-1], 64, 999), worse)]
+    table = claims(graded, wanted, draws=100).set_index("claim")
+    assert table.loc["one", "p"] < 1e-6 and table.loc["same", "p"] == 1
+    assert table.loc["one", "p_holm"] == pytest.approx(2 * table.loc["one", "p"])
+    assert np.isnan(table.loc["none", "p"]) and np.isnan(table.loc["none", "p_holm"])
+
+
+@pytest.mark.skipif(not GSM8K.exists(), reason="the public GSM8K solutions are not beside this clone (shared/data/gsm8k_model_solutions)")
+def test_pairing_the_published_solutions_gives_the_published_standard_error() -> None:
+    solved = [json.loads(line) for line in GSM8K.read_text().splitlines()]
+    small, big = (np.array([row[side]["is_correct"] for row in solved], float) for side in ("6b_verification", "175b_finetuning"))
+    found = paired_difference(small, big, resample([str(i) for i in range(len(solved))], 4000, 0))
+    assert ((small > big).sum(), (small < big).sum()) == (209, 152)
+    assert (found.value, found.se) == pytest.approx((0.0432, 0.0144), abs=5e-5)
+    unpaired = np.sqrt(sum(clustered_se(side[:, None], [str(i) for i in range(len(solved))])[0] ** 2 for side in (small, big)))
+    assert unpaired == pytest.approx(0.0188, abs=5e-5)
+    assert found.p < 0.01

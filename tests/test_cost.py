@@ -188,3 +188,50 @@ def test_gpus_needed() -> None:
     assert cost.gpus_needed(QWEN3_06B, 16384, h100) == 1
     assert cost.gpus_needed(QWEN3_8B, 16384, h100) == 1
     assert cost.gpus_needed(QWEN3_8B, 64 * 16384, h100) == 4  # 155 GB of KV cache
+
+
+H100 = Gpu(tflops=989, bandwidth_tb=3.35, memory_gb=80)
+
+
+@pytest.mark.parametrize(("model", "ratio"), [(QWEN3_06B, 113), (QWEN3_8B, 30)])
+def test_memory_traffic_dwarfs_flops_of_long_thinking(model: Shape, ratio: float) -> None:
+    flops = cost.prefill_flops(model, 256) + cost.decode_flops(model, 256, 32768)
+    assert cost.eflops(flops, cost.kv_bytes_read(model, 256, 32768), H100) / flops == pytest.approx(ratio, rel=0.02)
+
+
+def test_flops_and_bytes_alone_bound_the_order_on_every_gpu() -> None:
+    def eflops(model: Shape, tokens: int, gpu: Gpu) -> float:
+        return float(cost.eflops(cost.decode_flops(model, 256, tokens), cost.kv_bytes_read(model, 256, tokens), gpu))
+
+    assert cost.flops_per_byte(H100) == pytest.approx(295.2, abs=0.05)
+    no_memory, no_compute = Gpu(tflops=1e-9, bandwidth_tb=1, memory_gb=1), Gpu(tflops=1e9, bandwidth_tb=1, memory_gb=1)
+    # 4k tokens of the small model are cheaper than 1k of the big one in FLOPs, and dearer in bytes.
+    assert eflops(QWEN3_06B, 4096, no_memory) < eflops(QWEN3_8B, 1024, no_memory)
+    assert eflops(QWEN3_06B, 4096, no_compute) > eflops(QWEN3_8B, 1024, no_compute)
+
+
+def test_a_shared_prompt_is_read_once() -> None:
+    prompts, completions = np.array([256, 30]), np.array([[10, 200, 3000], [5, 5, 5]])
+    shared, alone = (cost.samples_flops(QWEN3_06B, prompts, completions, s) for s in (True, False))
+    assert alone - shared == pytest.approx(2 * cost.prefill_flops(QWEN3_06B, prompts))
+    assert shared[0] == cost.prefill_flops(QWEN3_06B, 256) + cost.decode_flops(QWEN3_06B, 256, completions[0]).sum()
+    assert cost.samples_flops(QWEN3_06B, 256, [7]) == cost.samples_flops(QWEN3_06B, 256, [7], shared=False)
+
+
+def test_dollars() -> None:
+    assert cost.token_dollars(1000, 2000, cost.Price(prompt=1.0, completion=4.0), samples=8) == pytest.approx(8 * (0.001 + 0.008))
+    assert cost.gpu_dollars([1800, 7200], 3.0).tolist() == [1.5, 6.0]
+
+
+def test_snell_s_trade_of_inference_for_pretraining() -> None:
+    assert cost.inference_multiplier(14, 0.16) == pytest.approx(257.75)
+    assert cost.inference_multiplier(14, np.array([0.79, 22])) == pytest.approx([63.4, 15.8], abs=0.05)
+
+
+def test_at_the_multiplier_both_sizes_cost_the_same_from_training_on() -> None:
+    n, m, d, r = 1e9, 14.0, 2e12, 0.16
+    per_problem, tokens = 1000.0, d * r
+    small = cost.lifetime_flops(n, d, cost.inference_multiplier(m, r) * 2 * n * per_problem, tokens / per_problem)
+    big = cost.lifetime_flops(m * n, d, 2 * m * n * per_problem, tokens / per_problem)
+    assert small == pytest.approx(big)
+    assert np.isnan(cost.lifetime_flops(n, np.nan, 1.0, 1.0))

@@ -1,14 +1,23 @@
 import itertools
 from fractions import Fraction
 from math import comb
+from typing import Any
 
 import numpy as np
 import pytest
-from scipy.stats import binomtest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from bench_estimators import loop_maj_at_k
-from thinkscale import estimators
-from thinkscale.estimators import interval, maj_at_k, pass_at_k, resample
+from thinkscale.estimators import (
+    best_of_k,
+    best_of_k_with_replacement,
+    maj_at_k,
+    maj_at_k_with_replacement,
+    pass_at_k,
+    pass_at_k_variance,
+    pass_at_k_with_replacement,
+)
 
 
 def brute_maj(gold: int, wrong: list[int], abstain: int, k: int) -> Fraction:
@@ -114,65 +123,111 @@ def test_negative_votes_are_refused() -> None:
         maj_at_k([1], [[-1]], [0], [1])
 
 
-def test_intervals_cover_the_truth_about_as_often_as_they_say() -> None:
-    rng = np.random.default_rng(4)
-    worlds, problems, n = 400, 100, 4
-    right = rng.binomial(n, rng.beta(0.8, 0.8, (problems, worlds)))
-    values = np.concatenate([pass_at_k(n, right, 1), pass_at_k(n, right, 2)], axis=1)
-    ends = interval(values, resample([str(i) for i in range(problems)], 1000, 0))
-    # E[1 - (1-p)^2] for p ~ Beta(a, a)
-    truth = np.repeat([0.5, 1 - 0.8 * 1.8 / (1.6 * 2.6)], worlds)
-    covered = ((ends.low <= truth) & (truth <= ends.high)).reshape(2, worlds).mean(axis=1)
-    assert ((covered >= 0.90) & (covered <= 0.98)).all(), covered
+def test_the_variance_of_pass_at_k_is_unbiased() -> None:
+    n, p, worlds = 8, 0.3, np.arange(9)
+    chance = np.array([comb(n, c) * p**c * (1 - p) ** (n - c) for c in worlds])
+    for k in range(1, 5):
+        value = pass_at_k(n, worlds, k)
+        truth = chance @ value**2 - (chance @ value) ** 2
+        assert chance @ pass_at_k_variance(n, worlds, k) == pytest.approx(truth, abs=1e-14), k
+    assert np.isnan(pass_at_k_variance(n, worlds, 5)).all()
 
 
-def test_problems_of_one_cluster_count_as_one() -> None:
-    rng = np.random.default_rng(5)
-    clusters = rng.random((40, 1))
-    ends = interval(clusters, resample([str(i) for i in range(40)], 1000, 0, "a"))
-    copies = interval(np.repeat(clusters, 5, axis=0), resample([f"{i:02d}" for i in range(40) for _ in range(5)], 1000, 0, "a"))
-    naive = interval(np.repeat(clusters, 5, axis=0), resample([str(i) for i in range(200)], 1000, 0, "a"))
-    assert copies.high - copies.low == pytest.approx(ends.high - ends.low, rel=0.1)
-    assert naive.high - naive.low < 0.6 * (copies.high - copies.low)
+def test_the_variance_of_accuracy_is_p_times_1_minus_p_over_n_minus_1() -> None:
+    p = np.arange(11) / 10
+    assert pass_at_k_variance(10, np.arange(11), 1) == pytest.approx(p * (1 - p) / 9, abs=1e-14)
 
 
-def test_clusters_of_unequal_size_keep_weights_that_sum_to_one() -> None:
-    draws = resample(["a", "a", "a", "b"], 200, 0)
-    assert draws.num_clusters == 2
-    assert draws.weights.sum(axis=1) == pytest.approx(1)
-    assert set(np.round(draws.weights[:, 3], 6)) == {0.0, 0.25, 1.0}
+def test_plug_in_estimates_are_the_mean_over_all_sequences() -> None:
+    samples = ["gold"] * 2 + ["a"] * 2 + ["b", None]
+    scores = {"gold": 1.0, "a": 2.0, "b": 1.0, None: 0.0}
+    for k in (1, 2, 3, 4, 7):
+        if k > 4:
+            assert pass_at_k_with_replacement(6, 2, k) == pytest.approx(1 - (4 / 6) ** k)
+            assert 0 < maj_at_k_with_replacement([2], [[2, 1]], [1], [k])[0, 0] < 1
+            continue
+        right, won, best = 0.0, 0.0, 0.0
+        for drawn in itertools.product(samples, repeat=k):
+            votes = {a: drawn.count(a) for a in drawn if a is not None}
+            top = [a for a in votes if votes[a] == max(votes.values())]
+            high = [a == "gold" for a in drawn if scores[a] == max(scores[b] for b in drawn)]
+            right += "gold" in drawn
+            won += ("gold" in top) / max(1, len(top))
+            best += sum(high) / len(high)
+        assert pass_at_k_with_replacement(6, 2, k) == pytest.approx(right / 6**k, abs=1e-13)
+        assert maj_at_k_with_replacement([2], [[2, 1]], [1], [k])[0, 0] == pytest.approx(won / 6**k, abs=1e-12)
+        correct, by = [a == "gold" for a in samples], [scores[a] for a in samples]
+        # A group of level scores counts as its mean over the n samples, however often each was drawn.
+        found = best_of_k_with_replacement(correct, by, np.zeros(6, int), [k])[0, 0]
+        assert found == pytest.approx(best / 6**k, abs=1e-12)
 
 
-@pytest.mark.parametrize(("value", "right"), [(0.0, 0), (1.0, 30)])
-def test_where_all_problems_agree_the_interval_is_clopper_pearson(value: float, right: int) -> None:
-    ends = interval(np.full((30, 1), value), resample([str(i) for i in range(30)], 100, 0))
-    exact = binomtest(right, 30).proportion_ci(0.95, "exact")
-    assert (ends.low[0], ends.high[0]) == pytest.approx((exact.low, exact.high), abs=1e-12)
+@st.composite
+def scored(draw: st.DrawFn) -> tuple[list[bool], list[int]]:
+    n = draw(st.integers(1, 8))
+    return draw(st.lists(st.booleans(), min_size=n, max_size=n)), draw(st.lists(st.integers(-3, 3), min_size=n, max_size=n))
 
 
-def test_one_problem_proves_nothing() -> None:
-    ends = interval(np.ones((1, 1)), resample(["a"], 100, 0), (-1.0, 1.0))
-    assert ends.low[0] < 0
+@given(scored(), st.randoms(use_true_random=False))
+def test_best_of_k_is_the_mean_over_all_subsets_in_any_order(made: tuple[list[bool], list[int]], random: Any) -> None:
+    rows = list(zip(*made, strict=True))
+    found = best_of_k(*made, np.zeros(len(rows), int), range(1, len(rows) + 2))[0]
+    for k in range(1, len(rows) + 1):
+        truth = []
+        for subset in itertools.combinations(rows, k):
+            high = [c for c, s in subset if s == max(s for _, s in subset)]
+            truth.append(sum(high) / len(high))
+        assert found[k - 1] == pytest.approx(np.mean(truth), abs=1e-13)
+    assert np.isnan(found[-1])
+    random.shuffle(rows)
+    shuffled = best_of_k([c for c, _ in rows], [s for _, s in rows], np.zeros(len(rows), int), range(1, len(rows) + 1))
+    assert shuffled[0] == pytest.approx(found[:-1], abs=1e-13)
 
 
-def test_an_undefined_value_has_an_undefined_interval() -> None:
-    values = np.array([[0.5, np.nan], [0.1, 0.2], [0.3, 0.3]])
-    ends = interval(values, resample(["a", "b", "c"], 100, 0))
-    assert np.isnan(ends.low[1]) and np.isnan(ends.high[1]) and not np.isnan(ends.low[0])
+@given(st.lists(st.lists(st.booleans(), min_size=1, max_size=30), min_size=1, max_size=5))
+def test_best_of_k_by_the_truth_is_pass_at_k(problems: list[list[bool]]) -> None:
+    right, at = np.concatenate(problems), np.repeat(np.arange(len(problems)), [len(p) for p in problems])
+    n, c, ks = np.array([len(p) for p in problems]), np.array([sum(p) for p in problems]), np.arange(1, 31)
+    assert best_of_k(right, right, at, ks.tolist()) == pytest.approx(pass_at_k(n[:, None], c[:, None], ks[None, :]), abs=1e-10, nan_ok=True)
 
 
-def test_the_seed_and_the_name_fix_the_draws() -> None:
-    names = [str(i) for i in range(20)]
-    assert np.array_equal(resample(names, 50, 0, "a").weights, resample(names, 50, 0, "a").weights)
-    assert not np.array_equal(resample(names, 50, 0, "a").weights, resample(names, 50, 0, "b").weights)
-    assert not np.array_equal(resample(names, 50, 0, "a").weights, resample(names, 50, 1, "a").weights)
+def test_the_longest_of_k_chains_is_their_expected_maximum() -> None:
+    tokens = [5.0, 9.0, 9.0, 40.0]
+    truth = [np.mean([max(s) for s in itertools.combinations(tokens, k)]) for k in (1, 2, 3, 4)]
+    assert best_of_k(tokens, tokens, np.zeros(4, int), [1, 2, 3, 4])[0] == pytest.approx(truth)
 
 
-def test_a_paired_interval_is_narrower_on_correlated_sides() -> None:
-    rng = np.random.default_rng(6)
-    base = rng.random(200)
-    a, b = base, np.clip(base + rng.normal(0.02, 0.05, 200), 0, 1)
-    draws, other = resample([str(i) for i in range(200)], 1000, 0), resample([str(i) for i in range(200)], 1000, 1)
-    paired = interval((b - a)[:, None], draws, (-1.0, 1.0))
-    unpaired = estimators.quantiles((draws.weights @ b - other.weights @ a)[None, :])
-    assert paired.high[0] - paired.low[0] < 0.5 * (unpaired.high[0] - unpaired.low[0])
+def test_a_sample_without_a_score_is_refused() -> None:
+    with pytest.raises(ValueError, match="1 of 2 samples have no score"):
+        best_of_k([True, False], [0.1, np.nan], [0, 0], [1])
+
+
+@given(st.integers(1, 60), st.data())
+def test_pass_at_k_is_monotone_in_k_and_c_and_undefined_beyond_n(n: int, data: st.DataObject) -> None:
+    c, k = data.draw(st.integers(0, n - 1)), data.draw(st.integers(1, n))
+    assert pass_at_k(n, c + 1, k) >= pass_at_k(n, c, k) - 1e-12
+    assert k == n or pass_at_k(n, c, k + 1) >= pass_at_k(n, c, k) - 1e-12
+    assert np.isnan(pass_at_k(n, c, n + k))
+
+
+votes = st.tuples(st.integers(0, 12), st.lists(st.integers(0, 6), min_size=1, max_size=6), st.integers(0, 4)).filter(
+    lambda v: v[0] + sum(v[1]) + v[2] > 0
+)
+
+
+@given(votes, st.randoms(use_true_random=False))
+def test_a_vote_knows_no_order_of_classes(vote: tuple[int, list[int], int], random: Any) -> None:
+    gold, wrong, abstain = vote
+    ks = range(1, gold + sum(wrong) + abstain + 2)
+    shuffled = random.sample(wrong, len(wrong))
+    found = maj_at_k([gold], [wrong], [abstain], ks)[0]
+    assert maj_at_k([gold], [shuffled], [abstain], ks)[0] == pytest.approx(found, nan_ok=True)
+    assert np.isnan(found[-1]) and ((found[:-1] >= 0) & (found[:-1] <= 1)).all()
+
+
+@given(votes)
+def test_two_votes_are_worth_one_where_all_vote(vote: tuple[int, list[int], int]) -> None:
+    gold, wrong, _ = vote
+    n = gold + sum(wrong)
+    if n >= 2:
+        assert maj_at_k([gold], [wrong], [0], [1, 2])[0] == pytest.approx([gold / n] * 2, abs=1e-12)

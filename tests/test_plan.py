@@ -267,7 +267,8 @@ def test_plan_shows_what_is_on_disk(tmp_path):
     bigger = tmp_path / "bigger.yaml"
     bigger.write_text(yaml.safe_dump(yaml.safe_load(text) | {"name": "mine", "num_samples": 5}))
     done, _ = sweep(bigger, "--plan", "--results", tmp_path)
-    total = done.stdout.splitlines()[-2]
+    (total,) = [line for line in done.stdout.splitlines() if line.startswith("│ all")]
+    assert "problems × 5 samples show differences from" in done.stdout
     assert [c.strip() for c in total.split("│")][3:7] == ["6", "600", "480", "120"]
 
 

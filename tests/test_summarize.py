@@ -1,3 +1,4 @@
+import itertools
 from collections.abc import Callable
 
 import numpy as np
@@ -80,6 +81,10 @@ def test_a_point_costs_one_prompt_and_k_completions() -> None:
         assert row["cost_prefill_flops"] == pytest.approx(prefill)
         assert row["cost_decode_flops"] == pytest.approx(k * decode)
         assert row["cost_flops"] == pytest.approx(prefill + k * decode)
+        read = np.mean([cost.kv_bytes_read(shape, p, t + 3) for p in (10, 20, 30) for t in (4, 8, 16, 16)])
+        assert row["cost_kv_bytes"] == pytest.approx(k * read)
+        longest = np.mean([max(s) for s in itertools.combinations((7, 11, 19, 19), k)])
+        assert row["cost_steps"] == pytest.approx(longest)
 
 
 def test_the_summary_has_exactly_the_declared_columns_types_and_key() -> None:
@@ -108,6 +113,18 @@ def test_values_are_near_the_known_truth() -> None:
     p = made.truth(world, 0, "nano-50k", 16)
     assert row.loc[("all", "pass@k", 1), "value"] == pytest.approx(p.mean(), abs=0.02)
     assert row.loc[("all", "pass@k", 8), "value"] == pytest.approx((1 - (1 - p) ** 8).mean(), abs=0.02)
+
+
+def test_the_error_budget_says_what_more_samples_would_lessen() -> None:
+    world = made.World(models=("nano-50k",), benchmarks=("sums",), budgets=(16,), num_problems=300, num_samples=8)
+    row = summarize(made.graded(world), made.shapes(world), made.chance(world)).set_index(["slice", "metric", "k"])
+    p = made.truth(world, 0, "nano-50k", 16)
+    noise = np.mean(p * (1 - p)) / 8
+    assert row.loc[("all", "pass@k", 1), "share_within"] == pytest.approx(noise / (noise + p.var()), abs=0.05)
+    assert row["share_within"].dropna().between(0, 1).all()
+    assert row.xs("maj@k", level="metric")["share_within"].isna().all()  # no unbiased variance of a vote is known to us
+    assert np.isnan(row.loc[("all", "pass@k", 8), "share_within"])  # 2k > n
+    assert (row["draw_error"] == 0).all()
 
 
 def test_the_order_of_rows_does_not_matter() -> None:

@@ -13,11 +13,12 @@ import pandas as pd
 from numpy.typing import NDArray
 from rich.table import Table
 
-from thinkscale import estimators, schema
+from thinkscale import inference, schema
 from thinkscale.config import Claim, PointRef
-from thinkscale.estimators import Floats, Interval, Pools, Resampling
+from thinkscale.inference import Floats, Interval, Pools, Resampling
 from thinkscale.summarize import Cell, Point, deployable, measure, slice_name, slices, typed
 
+_ROUNDING = 1e-12
 _CHUNK = 1000  # pairs at once: 1,000 × 1,000 draws are 8 MB
 _SHOWN = ("cell_id", "model", "params", "thinking_budget", "metric", "k", "cost_flops", "cost_tokens")
 _DIFFERENCE = (-1.0, 1.0)
@@ -52,7 +53,7 @@ def compare(graded: pd.DataFrame, summary: pd.DataFrame, draws: int = 1000, seed
         seed: fixes them.
     """
     parts: dict[tuple[str, str], dict[str, Cell]] = {}
-    for cell, slice_ in slices(measure(graded)):
+    for cell, slice_ in slices(measure(graded, seed=seed)):
         kept = Cell(cell.facts, cell.problems[slice_.rows].reset_index(drop=True), cell.points, cell.estimates[slice_.rows])
         parts.setdefault((cell.facts["benchmark"], slice_.name), {})[cell.facts["cell_id"]] = kept
     pools = Pools(draws, seed)
@@ -99,8 +100,8 @@ def _differences(points: pd.DataFrame, pairs: _Pairs, values: pd.DataFrame, draw
     for start in range(0, len(pairs.small), _CHUNK):
         some = _Pairs(pairs.small[start : start + _CHUNK], pairs.big[start : start + _CHUNK])
         small, big = (np.searchsorted(labels, side) for side in some)  # labels are in order: `_values` keeps that of the points
-        ends = estimators.quantiles(replicates[small] - replicates[big])
-        ends = estimators.agreeing(numbers[:, small] - numbers[:, big], ends, draws.num_clusters, _DIFFERENCE)
+        ends = inference.quantiles(replicates[small] - replicates[big])
+        ends = inference.agreeing(numbers[:, small] - numbers[:, big], ends, draws.num_clusters, _DIFFERENCE)
         tables.append(_columns(points, some, (means[small], means[big]), ends).assign(num_problems=len(values)))
     return tables
 
@@ -123,12 +124,20 @@ def _columns(points: pd.DataFrame, pairs: _Pairs, values: tuple[Floats, Floats],
         small_value=values[0],
         big_value=values[1],
         cost_ratio=small["cost_flops"] / big["cost_flops"],
+        dearer_on=_dearer(points.iloc[pairs.small], points.iloc[pairs.big]),
         difference=difference,
         low=ends.low,
         high=ends.high,
         route_bought=np.select([longer & more, longer], ["both", "think longer"], "sample more"),
         winner=np.select([ends.low > 0, ends.high < 0], ["smaller, thinking more", "bigger"], "no difference shown"),
     )
+
+
+def _dearer(small: pd.DataFrame, big: pd.DataFrame) -> list[str]:
+    """For each pair the other axes of cost on which the smaller model is the dearer one: there the comparison is not at equal cost."""
+    axes = ("tokens", "steps", "kv_bytes")
+    dear = [small[f"cost_{a}"].to_numpy() > big[f"cost_{a}"].to_numpy() * (1 + _ROUNDING) for a in axes]
+    return [", ".join(a for a, is_dear in zip(axes, row, strict=True) if is_dear) for row in zip(*dear, strict=True)]
 
 
 def claims(graded: pd.DataFrame, wanted: Sequence[Claim], draws: int = 2000, seed: int = 0) -> pd.DataFrame:
@@ -139,17 +148,17 @@ def claims(graded: pd.DataFrame, wanted: Sequence[Claim], draws: int = 2000, see
     """
     if not wanted:
         return typed(pd.DataFrame(columns=schema.CLAIMS.names), schema.CLAIMS)
-    cells, pools = measure(graded), Pools(draws, seed)
+    cells, pools = measure(graded, seed=seed), Pools(draws, seed)
     rows = []
     for claim in wanted:
         sides = [_side(cells, claim, ref) for ref in (claim.better, claim.worse)]
         both = pd.concat(sides, axis=1, join="inner", keys=["better", "worse"]).sort_index()
         values = both.xs("value", axis=1, level=1).to_numpy(dtype=np.float64)
-        low = high = np.nan
+        low = high = p = np.nan
         if len(both) and not np.isnan(values).any():
             problems = pd.DataFrame({"problem_id": both.index, "cluster_id": both["better"]["cluster_id"].to_numpy()})
             sample = _pool(pools, f"{claim.benchmark} {slice_name(claim.difficulty)}", problems)
-            (low,), (high,) = estimators.interval(values[:, :1] - values[:, 1:], sample, _DIFFERENCE)
+            _, low, high, _, p = inference.paired_difference(values[:, 0], values[:, 1], sample)
         better, worse = values.mean(axis=0) if len(both) else (np.nan, np.nan)
         rows.append(
             {
@@ -163,11 +172,13 @@ def claims(graded: pd.DataFrame, wanted: Sequence[Claim], draws: int = 2000, see
                 "difference": better - worse,
                 "low": low,
                 "high": high,
+                "p": p,
                 "num_problems": len(both),
                 "verdict": "holds" if low > 0 else "refuted" if high < 0 else "not shown",
             }
         )
-    return typed(pd.DataFrame(rows), schema.CLAIMS)
+    table = pd.DataFrame(rows)
+    return typed(table.assign(p_holm=inference.holm(table["p"])), schema.CLAIMS)
 
 
 def point_name(ref: PointRef) -> str:
@@ -199,7 +210,7 @@ def headline(graded: pd.DataFrame, summary: pd.DataFrame, draws: int = 2000, see
     `difference` is the mean over all problems, each scored with the setting that the other half chose; its interval is over problems,
     given the two choices. Settings that cost more than the reference are no candidates. Route `any` chooses among all of them.
     """
-    cells = {c.facts["cell_id"]: c for c in measure(graded)}
+    cells = {c.facts["cell_id"]: c for c in measure(graded, seed=seed)}
     pools = Pools(draws, seed)
     rows: list[dict[str, Any]] = []
     for benchmark, points in deployable(summary[summary["slice"] == "all"]).groupby("benchmark", sort=True):
@@ -234,7 +245,7 @@ def _crossfit(reference: pd.DataFrame, fits: pd.DataFrame, cells: dict[str, Cell
     chosen = [int(np.argmax(np.round(values[h].mean(axis=0), 12))) for h in (half, ~half)]
     small = np.where(half, values[:, chosen[1]], values[:, chosen[0]])
     sample = _pool(pools, f"{reference['benchmark'].iloc[0]} headline", problems)
-    (low,), (high,) = estimators.interval((small - big)[:, None], sample, _DIFFERENCE)
+    (low,), (high,) = inference.interval((small - big)[:, None], sample, _DIFFERENCE)
     winner = "smaller, thinking more" if low > 0 else "bigger" if high < 0 else "no difference shown"
     share = half.mean() * np.array([0, 1]) + (~half).mean() * np.array([1, 0])
     ratio = float(fits["cost_flops"].to_numpy()[chosen] @ share / reference["cost_flops"].iloc[0])
@@ -244,8 +255,8 @@ def _crossfit(reference: pd.DataFrame, fits: pd.DataFrame, cells: dict[str, Cell
 
 
 def _setting(point: pd.DataFrame) -> str:
-    ((model, budget, k),) = point[["model", "thinking_budget", "k"]].itertuples(index=False)
-    return f"{model} budget={budget}" + ("" if k == 1 else f" maj@{k}")
+    ((model, budget, metric, k),) = point[["model", "thinking_budget", "metric", "k"]].itertuples(index=False)
+    return f"{model} budget={budget}" + ("" if k == 1 else f" {metric.replace('@k', f'@{k}')}")
 
 
 def comparison_table(best: pd.DataFrame) -> Table:

@@ -1,4 +1,4 @@
-"""What a model costs: parameters, FLOPs of reading a prompt and of decoding tokens, memory traffic, and a rough GPU time.
+"""What a model costs: parameters, FLOPs of reading a prompt and of decoding tokens, memory traffic, dollars, training, rough GPU time.
 
 Why: `2 * parameters * tokens` leaves out attention, and so flatters long thinking on small models (4.2 times too cheap at 32k tokens of a
 0.6B model); parameters and FLOPs here are exact sums over the matrices and the contexts of a decoder's shape (Kaplan et al. 2020,
@@ -94,6 +94,65 @@ def weight_bytes_read(shape: Shape, completion_tokens: ArrayLike, batch: int) ->
     embedding = 0 if shape.tied else shape.hidden_size * shape.vocab_size  # an embedding is looked up, not read whole
     touched = parameters(shape).total - embedding - idle * shape.num_layers * shape.experts * expert
     return BYTES * touched / batch * steps
+
+
+def samples_flops(shape: Shape, prompt_tokens: ArrayLike, completion_tokens: ArrayLike, shared: bool = True) -> Floats:
+    """FLOPs of the samples of one problem (last axis of `completion_tokens`), the prompt read once for all of them or by each.
+
+    Shared is what an engine with prefix caching does, unshared what separate calls cost.
+    """
+    t = _tokens(completion_tokens)
+    prompt = _tokens(prompt_tokens)
+    readings = 1 if shared else t.shape[-1]
+    flops: Floats = readings * prefill_flops(shape, prompt) + decode_flops(shape, prompt[..., None], t).sum(axis=-1)
+    return flops
+
+
+def flops_per_byte(gpu: Gpu) -> float:
+    """FLOPs that a GPU does while it reads one byte of its memory, both at their peak (H100: 295)."""
+    return gpu.tflops / gpu.bandwidth_tb
+
+
+def eflops(flops: ArrayLike, bytes_read: ArrayLike, gpu: Gpu) -> Floats:
+    """FLOPs plus memory traffic in the FLOPs that the GPU could have done meanwhile (Sadhukhan et al. 2025, arXiv:2506.05333).
+
+    With the KV cache's bytes (`kv_bytes_read`): weights are read once for a whole batch, every sequence reads its own context. Two ends
+    bound the eFLOPs of every GPU: FLOPs alone and bytes alone.
+    """
+    return np.asarray(flops, dtype=np.float64) + flops_per_byte(gpu) * np.asarray(bytes_read, dtype=np.float64)
+
+
+class Price(NamedTuple):
+    """What the user pays for tokens, in dollars per million."""
+
+    prompt: float
+    completion: float
+
+
+def token_dollars(prompt_tokens: ArrayLike, completion_tokens: ArrayLike, price: Price, samples: int = 1) -> Floats:
+    """Dollars for `samples` calls by the token; an interface that sells tokens charges the prompt with each call."""
+    dollars: Floats = samples * (price.prompt * _tokens(prompt_tokens) + price.completion * _tokens(completion_tokens)) / 1e6
+    return dollars
+
+
+def gpu_dollars(gpu_seconds: ArrayLike, dollars_per_gpu_hour: float) -> Floats:
+    """Dollars for measured or estimated GPU time."""
+    return np.asarray(gpu_seconds, dtype=np.float64) / 3600.0 * dollars_per_gpu_hour
+
+
+def inference_multiplier(size_ratio: ArrayLike, r: ArrayLike) -> Floats:
+    """How many times more inference a model may do than a `size_ratio` (M) times bigger one, at equal FLOPs for training and inference.
+
+    With R = tokens of inference over tokens of pretraining: 6ND + y 2NDR = M (6ND + 2NDR), so y = M + 3 (M - 1) / R
+    (Snell et al. 2024, arXiv:2408.03314: M = 14, R = 0.16 gives 257.75).
+    """
+    m = np.asarray(size_ratio, dtype=np.float64)
+    return m + 3.0 * (m - 1.0) / np.asarray(r, dtype=np.float64)
+
+
+def lifetime_flops(params_active: ArrayLike, training_tokens: ArrayLike, flops_per_problem: ArrayLike, problems: ArrayLike) -> Floats:
+    """FLOPs of training a model and then answering so many problems with it; NaN where its training tokens are not known."""
+    return training_flops(params_active, training_tokens) + np.asarray(flops_per_problem, np.float64) * np.asarray(problems, np.float64)
 
 
 def gpu_hours(prefill: float, decode: float, decode_bytes: float, gpu: Gpu) -> float:

@@ -1,28 +1,26 @@
-"""What n graded samples of a problem say about k of them, and how sure a mean over problems is.
+"""What n graded samples of a problem say about k of them: at least one right, most of them right, the best of them right.
 
-Why: pass@k and maj@k from the first k samples depend on the order of drawing; here both are exact means over all C(n, k) subsets.
-Uncertainty is over problems (clusters of problems), never over problems × samples.
-What it does not do: read tables (see `summarize`), weigh votes, or estimate anything for k > n: that is NaN.
+Why: estimates from the first k samples depend on the order of drawing; here all are exact means over all C(n, k) subsets.
+What it does not do: read tables (see `summarize`, `tidy`), weigh votes (see `votes`), say how sure a mean over problems is (see
+`inference`), or estimate anything for k > n: that is NaN. The plug-in estimates with replacement, biased and defined for any k, have
+names of their own.
 
 Sources: pass@k: Chen et al. 2021, arXiv:2107.03374. maj@k: Wang et al. 2022, arXiv:2203.11171 (the vote); the exact form is derived below.
-Bootstrap over problems: Miller 2024, arXiv:2411.00640, says why. All problems agree: Clopper and Pearson 1934.
 """
 
-import zlib
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.special import gammaln
+from scipy.special import gammaln, xlogy
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
-ALPHA = 0.05
 _EXACT_BINOMIALS = 1000  # C(1000, 500) is the last central binomial that is safely a double
+_SOME = 1e-300  # more than nothing
 _CHUNK = 512  # multisets at once: the arrays of one chunk stay in the processor's cache
-_ROUNDING = 1e-12
 
 
 def pass_at_k(n: ArrayLike, c: ArrayLike, k: ArrayLike) -> Floats:
@@ -47,6 +45,81 @@ def pass_at_k(n: ArrayLike, c: ArrayLike, k: ArrayLike) -> Floats:
     return np.where(defined, value, np.nan)
 
 
+def pass_at_k_variance(n: ArrayLike, c: ArrayLike, k: ArrayLike) -> Floats:
+    """Unbiased variance of a problem's pass@k over the drawing of its n samples; may be negative. NaN where 2k > n (nothing to see it by).
+
+    With f_k = C(n-c, k) / C(n, k), f_2k estimates the square of what f_k estimates, so f_k^2 - f_2k is the variance. The problem's own
+    part of an interval over problems: see `power.error_budget`.
+    """
+    k_ = np.asarray(k)
+    return np.asarray((1.0 - pass_at_k(n, c, k_)) ** 2 - (1.0 - pass_at_k(n, c, 2 * k_)), dtype=np.float64)
+
+
+def pass_at_k_with_replacement(n: ArrayLike, c: ArrayLike, k: ArrayLike) -> Floats:
+    """1 - (1 - c/n)^k: k draws with replacement from the n samples. Too low for k > 1, most where c is small; defined for k > n."""
+    n_, c_, k_ = np.broadcast_arrays(np.asarray(n, float), np.asarray(c, float), np.asarray(k, float))
+    if np.any((c_ < 0) | (c_ > n_)):
+        raise ValueError("pass@k with replacement: found a problem with more right than samples, or fewer than none.")
+    return np.where((k_ >= 1) & (n_ >= 1), 1.0 - (1.0 - c_ / np.maximum(n_, 1)) ** k_, np.nan)
+
+
+def best_of_k(value: ArrayLike, score: ArrayLike, problem: ArrayLike, ks: Sequence[int]) -> Floats:
+    """Expected value of the sample with the highest score among k, exactly, by order statistics; ties of scores count as their mean.
+
+    The highest of a k-subset stands among the i lowest samples with chance C(i, k) / C(n, k); so a group of level scores at places
+    i+1 .. j is chosen with chance (C(j, k) - C(i, k)) / C(n, k). With value = score = correct it is pass@k; with value = score = tokens
+    it is the expected length of the longest of k chains, which is what k samples at once are waited for.
+
+    Args:
+        value: what the chosen sample is worth, mostly whether it is right; one number per sample.
+        score: what chooses: a verifier's score, the log-probability of the answer.
+        problem: number of each sample's problem, 0, 1, ...; none left out.
+        ks: sample counts.
+    Returns: problems × ks; NaN where k > n.
+    """
+    return _best(value, score, problem, ks, False)
+
+
+def best_of_k_with_replacement(value: ArrayLike, score: ArrayLike, problem: ArrayLike, ks: Sequence[int]) -> Floats:
+    """`best_of_k` of k draws with replacement from the n samples: biased, defined for k > n."""
+    return _best(value, score, problem, ks, True)
+
+
+def _best(value: ArrayLike, score: ArrayLike, problem: ArrayLike, ks: Sequence[int], replace: bool) -> Floats:
+    worth, by, at = np.asarray(value, float), np.asarray(score, float), np.asarray(problem, np.int64)
+    if np.isnan(by).any():
+        raise ValueError(f"best-of-k: {int(np.isnan(by).sum())} of {len(by)} samples have no score; score them or leave the problem out.")
+    n = np.bincount(at)
+    if not len(n) or (n == 0).any():
+        raise ValueError("best-of-k: problems are numbered 0, 1, ... and each has at least one sample.")
+    order = np.lexsort((by, at))
+    at, by, worth = at[order], by[order], worth[order]
+    new = np.ones(len(at), bool)
+    new[1:] = (at[1:] != at[:-1]) | (by[1:] != by[:-1])
+    first = np.flatnonzero(new)
+    size = np.diff(np.append(first, len(at)))
+    mean = np.add.reduceat(worth, first) / size
+    unit = at[first]
+    low = first - np.concatenate([[0], np.cumsum(n)[:-1]])[unit]
+    out = np.full((len(n), len(ks)), np.nan)
+    for column, k in enumerate(ks):
+        if k >= 1:
+            chance = _below(n[unit], low + size, k, replace) - _below(n[unit], low, k, replace)
+            out[:, column] = np.bincount(unit, weights=chance * mean, minlength=len(n))
+            out[(n < k) & (not replace), column] = np.nan
+    return out
+
+
+def _below(n: Ints, i: Ints, k: int, replace: bool) -> Floats:
+    """Chance that all k samples are among the i lowest of n."""
+    if replace:
+        return np.asarray((i / n) ** k, dtype=np.float64)
+    inside = np.where((k <= i) & (k <= n), i, k)
+    whole = np.maximum(n, k)
+    logs = gammaln(inside + 1.0) - gammaln(inside - k + 1.0) - gammaln(whole + 1.0) + gammaln(whole - k + 1.0)
+    return np.where((k <= i) & (k <= n), np.where(i == n, 1.0, np.exp(logs)), 0.0)
+
+
 def maj_at_k(gold: ArrayLike, wrong: ArrayLike, abstain: ArrayLike, ks: Sequence[int]) -> Floats:
     """P(the plurality answer of k samples is right), exactly, ties broken at random in expectation.
 
@@ -64,18 +137,48 @@ def maj_at_k(gold: ArrayLike, wrong: ArrayLike, abstain: ArrayLike, ks: Sequence
         ks: sample counts.
     Returns: problems × ks; NaN where k > n.
     """
+    return _by_multiset(gold, wrong, abstain, ks, _maj_chunk)
+
+
+def maj_at_k_with_replacement(gold: ArrayLike, wrong: ArrayLike, abstain: ArrayLike, ks: Sequence[int]) -> Floats:
+    """`maj_at_k` of k draws with replacement from the n samples (a multinomial): biased, defined for k > n. Slower: use few ks.
+
+    The multinomial is k independent Poisson counts given their sum, so the same product serves with Poisson chances for binomials.
+    """
+    return _by_multiset(gold, wrong, abstain, ks, _maj_replaced)
+
+
+_Chunk = Callable[[Ints, Ints, Ints, Sequence[int]], Floats]
+
+
+def _by_multiset(gold: ArrayLike, wrong: ArrayLike, abstain: ArrayLike, ks: Sequence[int], chunk: _Chunk) -> Floats:
+    """Problems with the same multiset of counts share one computation; most do where n is small."""
     gold_, abstain_ = np.atleast_1d(np.asarray(gold, np.int64)), np.atleast_1d(np.asarray(abstain, np.int64))
     wrong_ = np.atleast_2d(np.asarray(wrong, np.int64)).reshape(len(gold_), -1)
     wrong_ = -np.sort(-wrong_, axis=1)
     if min(gold_.min(initial=0), wrong_.min(initial=0), abstain_.min(initial=0)) < 0:
         raise ValueError("maj@k: found a negative number of votes.")
-    # Problems with the same multiset of counts share one computation; most do where n is small.
     rows, back = np.unique(np.column_stack([(wrong_ > 0).sum(1), gold_, abstain_, wrong_]), axis=0, return_inverse=True)
     out = np.full((len(rows), len(ks)), np.nan)
     for start in range(0, len(rows), _CHUNK):
         part = rows[start : start + _CHUNK]
-        out[start : start + _CHUNK] = _maj_chunk(part[:, 1], part[:, 3 : 3 + max(1, int(part[-1, 0]))], part[:, 2], ks)
+        out[start : start + _CHUNK] = chunk(part[:, 1], part[:, 3 : 3 + max(1, int(part[-1, 0]))], part[:, 2], ks)
     return out[back.reshape(-1)]
+
+
+def _maj_replaced(gold: Ints, wrong: Ints, abstain: Ints, ks: Sequence[int]) -> Floats:
+    n = np.maximum(gold + wrong.sum(1) + abstain, 1)
+
+    def chance(mean: Floats, i: Ints) -> Floats:
+        return np.asarray(np.exp(xlogy(i, mean) - mean - gammaln(i + 1.0)), dtype=np.float64)
+
+    out = np.full((len(gold), len(ks)), np.nan)
+    for column, k in enumerate(ks):
+        if k >= 1:
+            share = k / n
+            won = _won(gold * share, wrong * share[:, None], abstain * share, [k], _Law(chance, True))[:, 0]
+            out[:, column] = np.where(gold + wrong.sum(1) + abstain > 0, won / chance(np.array(float(k)), np.array(k)), np.nan)
+    return np.clip(out, 0.0, 1.0)
 
 
 def _maj_chunk(gold: Ints, wrong: Ints, abstain: Ints, ks: Sequence[int]) -> Floats:
@@ -84,13 +187,13 @@ def _maj_chunk(gold: Ints, wrong: Ints, abstain: Ints, ks: Sequence[int]) -> Flo
     inner = [k for k in ks if 1 <= k < n.max(initial=0)]
     if inner and n.max() <= _EXACT_BINOMIALS:
         table = _pascal(int(n.max()), max(inner))
-        won = _won(gold, wrong, abstain, inner, lambda a, i: table[a, i])
+        won = _won(gold, wrong, abstain, inner, _Law(lambda a, i: table[a, i], False))
         for column, k in enumerate(inner):
             out[:, list(ks).index(k)] = won[:, column] / np.maximum(table[n, k], 1.0)
     elif inner:
         for k in inner:
             choose = _tilted(k / float(n.max()), int(n.max()))
-            won = _won(gold, wrong, abstain, [k], choose)[:, 0]
+            won = _won(gold, wrong, abstain, [k], _Law(choose, False))[:, 0]
             out[:, list(ks).index(k)] = won / np.where(n >= k, choose(n, np.full_like(n, k)), 1.0)
     ties = 1.0 + (wrong == gold[:, None]).sum(1)
     whole = np.where((gold > 0) & (gold >= wrong.max(axis=1, initial=0)), 1.0 / ties, 0.0)
@@ -99,28 +202,36 @@ def _maj_chunk(gold: Ints, wrong: Ints, abstain: Ints, ks: Sequence[int]) -> Flo
     return out
 
 
-def _won(gold: Ints, wrong: Ints, abstain: Ints, ks: Sequence[int], choose: Callable[[Ints, Ints], Floats]) -> Floats:
-    """Number of k-subsets (weighted as `choose` is) in which gold wins, problems × ks."""
+class _Law(NamedTuple):
+    """How samples are drawn: the weight of taking i from a class of size a, and whether a class may give more than it holds."""
+
+    choose: Callable[[Any, Any], Floats]
+    replace: bool
+
+
+def _won(gold: Any, wrong: Any, abstain: Any, ks: Sequence[int], law: _Law) -> Floats:
+    """Weight of the k-subsets in which gold wins, problems × ks."""
     won = np.zeros((len(gold), len(ks)))
     top = max(ks)
-    for j in range(1, min(int(gold.max(initial=0)), top) + 1):
+    for j in range(1, (top if law.replace else min(int(gold.max(initial=0)), top)) + 1):
         # A class can reach j votes only beside gold's own j; smaller classes and abstentions are free to take any number of places.
-        rivals = (wrong >= j) & (2 * j <= top) & (gold >= j)[:, None]
-        singles = (rivals & (wrong == 1)).sum(1)
+        least = _SOME if law.replace else j
+        rivals = (wrong >= least) & (2 * j <= top) & (gold >= least)[:, None]
+        singles = (rivals & (wrong == 1) & (not law.replace)).sum(1)
         large = rivals.sum(1) - singles
-        live = np.flatnonzero(gold >= j)
+        live = np.flatnonzero(gold >= least)
         live = live[np.argsort(-large[live], kind="stable")]
         rest = abstain[live] + np.where(rivals[live], 0, wrong[live]).sum(1)
-        poly = _product(wrong[live], large[live], singles[live], (j, top), choose)
-        here = choose(gold[live], np.full_like(live, j))
+        poly = _product(wrong[live], large[live], singles[live], (j, top), law.choose)
+        here = law.choose(gold[live], np.full(len(live), j))
         for column, k in enumerate(ks):
             if k >= j:
                 m = np.arange(min(len(poly), k - j + 1))
-                won[live, column] += here * np.einsum("mu,mu->u", poly[: len(m)], choose(rest[None, :], (k - j - m)[:, None]))
+                won[live, column] += here * np.einsum("mu,mu->u", poly[: len(m)], law.choose(rest[None, :], (k - j - m)[:, None]))
     return won
 
 
-def _product(wrong: Ints, large: Ints, singles: Ints, j_top: tuple[int, int], choose: Callable[[Ints, Ints], Floats]) -> Floats:
+def _product(wrong: Any, large: Ints, singles: Ints, j_top: tuple[int, int], choose: Callable[[Any, Any], Floats]) -> Floats:
     """Coefficients (power of y × problems) of the rivals' product, integrated over gold's lot x.
 
     Problems are sorted by `large`, most first. Rivals of one vote (only at j = 1) enter at once: m of them are (1 + x y)^m.
@@ -171,86 +282,3 @@ def _tilted(p: float, n: int) -> Callable[[Ints, Ints], Floats]:
         return np.where(i <= a, np.exp(logs), 0.0)
 
     return choose
-
-
-class Interval(NamedTuple):
-    """Ends of 95 % intervals, one per column of values."""
-
-    low: Floats
-    high: Floats
-
-
-class Resampling(NamedTuple):
-    """Bootstrap weights over one set of problems: every statistic of these problems uses the same draws, so differences are paired."""
-
-    weights: Floats  # draws × problems, each row sums to 1
-    num_clusters: int
-
-
-def resample(clusters: Sequence[str], draws: int, seed: int, name: str = "") -> Resampling:
-    """Draw clusters with replacement.
-
-    Args:
-        clusters: the cluster of each problem, in the order in which values will stand.
-        draws: bootstrap draws.
-        seed: together with `name` it fixes the draws.
-        name: what the problems are (benchmark and slice), so that slices do not share draws.
-    """
-    labels, code = np.unique(np.asarray(clusters, dtype=object).astype(str), return_inverse=True)
-    rng = np.random.default_rng([seed, zlib.crc32(name.encode())])
-    times = rng.multinomial(len(labels), np.full(len(labels), 1 / len(labels)), size=draws)
-    weights = times[:, code.reshape(-1)].astype(np.float64)
-    return Resampling(weights / weights.sum(axis=1, keepdims=True), len(labels))
-
-
-class Pools:
-    """Bootstrap draws by set of problems: whatever is said of the same problems uses the same draws."""
-
-    def __init__(self, draws: int, seed: int) -> None:
-        """Keep the number of draws and the seed that fixes them."""
-        self._draws, self._seed = draws, seed
-        self._known: dict[tuple[str, ...], Resampling] = {}
-
-    def get(self, name: str, problems: Sequence[str], clusters: Sequence[str]) -> Resampling:
-        """The draws for these problems; `name` says which benchmark and slice."""
-        key = (name, *problems)
-        if key not in self._known:
-            self._known[key] = resample(clusters, self._draws, self._seed, name)
-        return self._known[key]
-
-
-def interval(values: Floats, draws: Resampling, bounds: tuple[float, float] = (0.0, 1.0)) -> Interval:
-    """95 % interval of each column's mean over problems: percentiles of the bootstrap; `agreeing` where all problems agree.
-
-    Args:
-        values: problems × columns; a column with NaN has the interval NaN.
-        draws: from `resample` for these problems.
-        bounds: range of a single value ((-1, 1) for differences).
-    """
-    known = ~np.isnan(values).any(axis=0)
-    means = draws.weights @ np.where(known, values, 0.0)
-    low, high = quantiles(means.T)
-    return agreeing(values, Interval(np.where(known, low, np.nan), np.where(known, high, np.nan)), draws.num_clusters, bounds)
-
-
-def quantiles(replicates: Floats) -> Interval:
-    """The 2.5 % and 97.5 % percentiles of each row, without the last digits' rounding noise (two equal sides must differ by 0)."""
-    low, high = np.quantile(replicates, [ALPHA / 2, 1 - ALPHA / 2], axis=1)
-    return Interval(np.round(low, 12), np.round(high, 12))
-
-
-def agreeing(values: Floats, found: Interval, trials: int, bounds: tuple[float, float]) -> Interval:
-    """Replace the intervals of columns in which all problems agree, where a bootstrap sees no spread at all.
-
-    No problem out of `trials` behaved otherwise, so at most a share u = 1 - (alpha/2)^(1/trials) does (Clopper-Pearson); what these would
-    score is bounded. For all 0 or all 1 in [0, 1] this is the Clopper-Pearson interval itself.
-    """
-    if not values.size:
-        return found
-    first = values[0]
-    same = np.all(np.abs(values - first) <= _ROUNDING, axis=0)
-    u = -np.expm1(np.log(ALPHA / 2) / trials)
-    return Interval(
-        np.where(same, (1 - u) * first + u * bounds[0], found.low),
-        np.where(same, (1 - u) * first + u * bounds[1], found.high),
-    )

@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from rich.table import Table as RichTable
 
-from thinkscale import cost
+from thinkscale import cost, power
 from thinkscale.config import Catalogue, Experiment, Model, TraceSet
 from thinkscale.files import is_local, place
 from thinkscale.generate import AnswerKey, SampleKey
@@ -238,7 +238,10 @@ def _bytes_read(study: Study, model: Model, prompt: float, largest: int, traces:
 def plan_table(study: Study, rows: list[PlanRow]) -> RichTable:
     """The plan for people."""
     hours = study.config.gpu is not None
-    table = RichTable(title=f"{study.config.name}: {study.config.asks}", title_justify="left")
+    visible = "\n".join(power.outlook(b, study.planned_problems(b), study.config.num_samples) for b in study.config.benchmarks)
+    caption = f"{visible}\n{power.ASSUMED}"
+    title = f"{study.config.name}: {study.config.asks}"
+    table = RichTable(title=title, title_justify="left", caption=caption, caption_justify="left")
     for header in (
         "model",
         "benchmark",

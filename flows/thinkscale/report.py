@@ -13,6 +13,7 @@ from rich.table import Table as RichTable
 from upath import UPath
 
 from thinkscale.compare import claims, compare, comparison_table, headline
+from thinkscale.exchange import overall_rate
 from thinkscale.mend import mend
 from thinkscale.plan import Study, plan
 from thinkscale.plots import accuracy_vs_flops, accuracy_vs_size
@@ -30,6 +31,8 @@ class Analysis:
 
     files: tuple[UPath, ...]
     headline: pd.DataFrame
+    rates: pd.DataFrame
+    """What a doubling of parameters is worth (`exchange.overall_rate`)."""
     claims: pd.DataFrame
     owed: int
     engines: tuple[str, ...]
@@ -64,7 +67,9 @@ def analyze(study: Study) -> Analysis:
     rows = plan(study)
     owed = sum(r.planned - r.on_disk for r in rows)
     engines = tuple(sorted(graded["engine"].astype(str).unique()))
-    return Analysis(files, headline(graded, summary, PUBLISHED_DRAWS, seed), checked, owed, engines, tuple(study.store.quarantined()))
+    best = headline(graded, summary, PUBLISHED_DRAWS, seed)
+    rates = overall_rate(graded, summary, PUBLISHED_DRAWS, seed)
+    return Analysis(files, best, rates, checked, owed, engines, tuple(study.store.quarantined()))
 
 
 def planned_rows(study: Study, graded: pd.DataFrame) -> pd.DataFrame:
@@ -81,6 +86,8 @@ def show(analysis: Analysis) -> None:
     """Print the comparison, the claims, what is owed and where everything is."""
     console = Console(width=118)
     console.print(comparison_table(analysis.headline))
+    if len(analysis.rates):
+        console.print(rates_table(analysis.rates))
     if len(analysis.claims):
         console.print(claims_table(analysis.claims))
     if analysis.owed:
@@ -94,14 +101,33 @@ def show(analysis: Analysis) -> None:
         console.print(f"  {file}", soft_wrap=True, highlight=False)
 
 
+def rates_table(rates: pd.DataFrame) -> RichTable:
+    """What a doubling of parameters is worth on each route, over all problems; voting at the smallest thinking budget."""
+    caption = (
+        "Doublings of thinking tokens, or of samples that vote, which buy what a doubling of parameters buys (∞: they bought nothing), "
+        "from the plane logit(accuracy) = a + b log2 parameters + c log2 thinking. R² says how well the plane fits: where a skill "
+        "appears all at once it does not, and exchange.exchange_rates has the rate of each pair of sizes."
+    )
+    table = RichTable(title="What is a doubling of parameters worth?", title_justify="left", caption=caption, caption_justify="left")
+    for name, justify in (("skill", "left"), ("route", "left"), ("doublings", "right"), ("R²", "right")):
+        table.add_column(name, justify=justify)  # type: ignore[arg-type]
+    shown = rates[(rates["slice"] == "all") & ((rates["route"] == "think longer") | (rates["metric"] == "maj@k"))]
+    for _, rows in shown.sort_values(["benchmark", "thinking_budget"]).groupby(["benchmark", "route"], sort=True):
+        row = rows.iloc[0].to_dict()
+        eta, low, high = (f"{row[c]:+.2f}".replace("+inf", "∞") for c in ("eta", "low", "high"))
+        table.add_row(row["benchmark"], row["route"], f"{eta} [{low}, {high}]", f"{row['r2']:.2f}")
+    return table
+
+
 def claims_table(checked: pd.DataFrame) -> RichTable:
     """The claims of the YAML with their intervals and verdicts."""
     table = RichTable(title="Claims named in the YAML before the data were drawn", title_justify="left")
-    for name, justify in (("claim", "left"), ("difference in points", "right"), ("problems", "right"), ("verdict", "left")):
+    columns = {"claim": "left", "difference in points": "right", "problems": "right", "verdict": "left", "p (Holm)": "right"}
+    for name, justify in columns.items():
         table.add_column(name, justify=justify)  # type: ignore[arg-type]
     for row in checked.to_dict("records"):
         sides = f"{row['claim']} ({row['benchmark']}, {row['slice']})"
         sides += f"\n  {row['better']}: {row['better_value']:.1%}\n  {row['worse']}: {row['worse_value']:.1%}"
         interval = f"{100 * row['difference']:+.1f} [{100 * row['low']:+.1f}, {100 * row['high']:+.1f}]"
-        table.add_row(sides, interval, f"{row['num_problems']:,}", row["verdict"])
+        table.add_row(sides, interval, f"{row['num_problems']:,}", row["verdict"], f"{row['p_holm']:.2g}")
     return table

@@ -208,7 +208,7 @@ _POINT = (
     Column("route", pa.string(), "How thinking is spent."),
     Column("sampling", pa.string(), "Sampling settings."),
     Column("thinking_budget", pa.int32(), "Cap on thinking tokens; 0 is thinking off."),
-    Column("metric", pa.string(), "`pass@k`, `maj@k` or `unforced pass@k` (cut thinking counts as wrong)."),
+    Column("metric", pa.string(), "`pass@k`, `maj@k`, `unforced pass@k` (cut thinking counts as wrong); `best@k` and `vote@k` by a score."),
     Column("k", pa.int32(), "Samples that the estimate pretends to have."),
 )
 
@@ -222,6 +222,14 @@ SUMMARY = Table(
         Column("value", pa.float64(), "The estimate; NaN where it is undefined (k > n).", nullable=True),
         Column("low", pa.float64(), "Lower end of the 95 % interval over problems.", nullable=True),
         Column("high", pa.float64(), "Upper end of the 95 % interval over problems.", nullable=True),
+        Column(
+            "share_within",
+            pa.float64(),
+            "Share of the squared standard error that comes from drawing samples and that more samples lessen; the rest takes more "
+            "problems. NaN where it cannot be told (2k > n, votes).",
+            nullable=True,
+        ),
+        Column("draw_error", pa.float64(), "Standard error of `value` from drawn subsets (weighted votes); 0: exact.", nullable=True),
         Column("chance", pa.float64(), "Accuracy of guessing, as the benchmark declares it."),
         Column("num_problems", pa.int32(), "Problems in the denominator."),
         Column("num_samples", pa.int32(), "Fewest samples of any problem in the denominator."),
@@ -230,7 +238,9 @@ SUMMARY = Table(
         Column("cost_prefill_flops", pa.float64(), "Mean FLOPs per problem to read the prompt, once per k samples.", nullable=True),
         Column("cost_decode_flops", pa.float64(), "Mean FLOPs per problem to decode k samples.", nullable=True),
         Column("cost_flops", pa.float64(), "`cost_prefill_flops + cost_decode_flops`.", nullable=True),
-        Column("mean_thinking_tokens", pa.float64(), "Mean thinking tokens of one sample."),
+        Column("cost_kv_bytes", pa.float64(), "Mean bytes of KV cache read per problem to decode k samples.", nullable=True),
+        Column("cost_steps", pa.float64(), "Mean tokens of the longest of k samples: what is waited for, apart from work.", nullable=True),
+        Column("mean_thinking_tokens", pa.float64(), "Mean thinking tokens of one sample.", nullable=True),
         Column("share_closed", pa.float64(), "Share of samples whose thinking ended by itself within the budget (`closed` or `eos`)."),
         Column("share_no_answer", pa.float64(), "Share of samples without an extracted answer."),
         Column(
@@ -265,6 +275,12 @@ COMPARISON = Table(
             )
         ),
         Column("cost_ratio", pa.float64(), "`small_cost_flops / big_cost_flops`, at most 1."),
+        Column(
+            "dearer_on",
+            pa.string(),
+            "Axes on which the smaller is the dearer side all the same, of `tokens`, `steps` (the longest of k samples) and `kv_bytes`; "
+            "empty where all agree with the FLOPs.",
+        ),
         Column("difference", pa.float64(), "Accuracy of the smaller minus the bigger, paired over the same problems."),
         Column("low", pa.float64(), "Lower end of the paired 95 % interval of the difference."),
         Column("high", pa.float64(), "Upper end of the paired 95 % interval of the difference."),
@@ -289,6 +305,8 @@ CLAIMS = Table(
         Column("difference", pa.float64(), "Paired difference, better minus worse.", nullable=True),
         Column("low", pa.float64(), "Lower end of its 95 % interval.", nullable=True),
         Column("high", pa.float64(), "Upper end of its 95 % interval.", nullable=True),
+        Column("p", pa.float64(), "Two-sided p of no difference, paired by problem.", nullable=True),
+        Column("p_holm", pa.float64(), "`p` adjusted for the number of claims (Holm).", nullable=True),
         Column("num_problems", pa.int32(), "Problems that both sides answered."),
         Column("verdict", pa.string(), "`holds` (low > 0), `refuted` (high < 0) or `not shown`."),
     ),

@@ -1,11 +1,11 @@
-"""From graded answers to points: pass@k and maj@k of every cell and slice, with intervals, cost and the frontier.
+"""From graded answers to points: pass@k, maj@k and the rest of every cell and slice, with intervals, error budget, cost and frontier.
 
-Why: one definition of value, interval and cost for every table and figure; invariants are checked here, once, on every row.
+Why: one definition of value, interval and cost for every table and figure.
 What it does not do: compare points (see `compare`), read or write files (see `store`), or drop a problem from a denominator.
 """
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,29 +13,19 @@ import pandas as pd
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from thinkscale import cost, estimators, schema
-from thinkscale.config import MetricName, Shape
-from thinkscale.estimators import Floats, Ints, Pools, Resampling
+from thinkscale import cost, estimators, inference, power, schema, votes
+from thinkscale.config import Shape
+from thinkscale.inference import Floats, Ints, Pools, Resampling
 from thinkscale.loading import nearest
+from thinkscale.tidy import FACTS, PROBLEM, SCORES, TableError, checked, codes, refuse
 
-FACTS = (
-    *("cell_id", "model", "params", "params_active", "params_non_embedding", "benchmark", "skill"),
-    *("prompt", "route", "sampling", "thinking_budget"),
-)
-_PROBLEM = ("benchmark", "problem_id", "cluster_id", "difficulty")
-_TOKENS = ("prompt_tokens", "thinking_tokens", "injected_tokens", "answer_tokens", "completion_tokens")
-_NEEDED = (*FACTS, *_PROBLEM[1:], "sample_index", *_TOKENS, "ended", "correct", "correct_unforced", "extracted_answer", "answer_class")
 _ROUNDING = 1e-12
-
-
-class TableError(ValueError):
-    """A table breaks its declaration: says which column and row, and the offending value."""
 
 
 class Point(NamedTuple):
     """What is estimated from a cell."""
 
-    metric: MetricName
+    metric: str
     k: int
 
 
@@ -50,6 +40,9 @@ class Cell:
     points: tuple[Point, ...]
     estimates: Floats
     """Problems × points."""
+    about: dict[str, Floats] = field(default_factory=dict)
+    """Problems × points each: `noise` (variance of the estimate over the drawing of its samples), `drawing` (standard error from drawing
+    subsets), `steps` (tokens of the longest of k samples)."""
 
 
 class Slice(NamedTuple):
@@ -60,24 +53,25 @@ class Slice(NamedTuple):
 
 
 def summarize(
-    graded: pd.DataFrame, shapes: Mapping[str, Shape], chance: Mapping[str, float], draws: int = 1000, seed: int = 0
+    graded: pd.DataFrame, shapes: Mapping[str, Shape], chance: Mapping[str, float], draws: int = 1000, seed: int | str = 0
 ) -> pd.DataFrame:
     """The summary table (`schema.SUMMARY`): one row per cell × slice × metric × k.
 
     Args:
         graded: one row per answer, from `store.read_graded`.
-        shapes: shape of each model, for FLOPs.
+        shapes: shape of each model whose tokens are known, for FLOPs.
         chance: accuracy of guessing, of each benchmark.
         draws: bootstrap draws.
         seed: fixes them.
     Raises: TableError where the rows contradict each other.
     """
-    for column, known, what in (("model", shapes, "shape"), ("benchmark", chance, "chance level")):
-        for name in graded[column].unique():
+    spent = graded[graded["completion_tokens"].notna()]  # where tokens are not known, neither is a cost, and no shape is needed
+    for rows, column, known, what in ((spent, "model", shapes, "shape"), (graded, "benchmark", chance, "chance level")):
+        for name in rows[column].unique():
             if name not in known:
                 raise TableError(f"summarize: no {what} given for {column} '{name}'.{nearest(str(name), known)}")
     flops = _flops(graded, shapes)
-    cells = measure(graded.assign(**flops), ("prompt_tokens", "completion_tokens", "thinking_tokens", "closed", "no_answer", *flops))
+    cells = measure(graded.assign(**flops), ("prompt_tokens", "completion_tokens", "thinking_tokens", "closed", "no_answer", *flops), seed)
     pools = Pools(draws, seed)
     groups: dict[int, tuple[Resampling, list[tuple[Cell, Slice]]]] = {}
     for cell, slice_ in slices(cells):
@@ -89,43 +83,85 @@ def summarize(
     return typed(table.sort_values(["benchmark", "slice", "params", "model", "thinking_budget", "cell_id", "metric", "k"]), schema.SUMMARY)
 
 
-def measure(graded: pd.DataFrame, means: tuple[str, ...] = ()) -> list[Cell]:
-    """Check the rows and estimate every problem's pass@k, maj@k and unforced pass@k in every cell.
+def measure(graded: pd.DataFrame, means: tuple[str, ...] = (), seed: int | str = 0) -> list[Cell]:
+    """Check the rows and estimate every problem's pass@k, maj@k and unforced pass@k in every cell; by a score, best@k and vote@k.
 
     k runs over 1, 2, 4, ... and a cell's own numbers of samples; it is NaN for a problem with fewer samples.
 
     Args:
         graded: one row per answer.
         means: columns whose mean over samples is wanted per problem; `closed` and `no_answer` are made here.
+        seed: fixes the subsets that weighted votes draw.
     """
-    rows = _checked(graded)
-    cell_names, cell = _codes(rows, "cell_id")
-    problem_names, problem = _codes(rows, "benchmark", "problem_id")
-    unit, first, at, n = np.unique(cell * len(problem_names) + problem, return_index=True, return_inverse=True, return_counts=True)
-    correct = rows["correct"].to_numpy(dtype=bool)
-    gold = np.bincount(at, weights=correct, minlength=len(unit)).astype(np.int64)
-    unforced = np.bincount(at, weights=rows["correct_unforced"].to_numpy(dtype=bool), minlength=len(unit)).astype(np.int64)
-    wrong = _wrong_votes(rows, at, len(unit), correct)
+    rows = checked(graded)
+    cell_names, cell = codes(rows, "cell_id")
+    problem_names, problem = codes(rows, "benchmark", "problem_id")
+    _, first, at, n = np.unique(cell * len(problem_names) + problem, return_index=True, return_inverse=True, return_counts=True)
     unit_cell = cell[first]
     grids = {c: _grid(n[unit_cell == c]) for c in range(len(cell_names))}
     ks = sorted({k for grid in grids.values() for k in grid})
-    columns = {
-        "pass@k": estimators.pass_at_k(n[:, None], gold[:, None], np.array(ks)[None, :]),
-        "maj@k": estimators.maj_at_k(gold, wrong, n - gold - wrong.sum(1), ks),
-        "unforced pass@k": estimators.pass_at_k(n[:, None], unforced[:, None], np.array(ks)[None, :]),
-    }
+    columns = {**_counted(rows, at, n, ks), **_scored(rows, at, ks, seed)}
+    spent = rows["completion_tokens"].to_numpy(dtype=np.float64)
+    steps = _where_known(np.isnan(spent), at, estimators.best_of_k(np.nan_to_num(spent), np.nan_to_num(spent), at, ks))
     firsts: pd.DataFrame = rows.take(first).reset_index(drop=True)
-    problems = firsts[list(_PROBLEM[1:])].astype({"problem_id": str, "cluster_id": str})
+    problems = firsts[list(PROBLEM[1:])].astype({"problem_id": str, "cluster_id": str})
     problems = problems.assign(num_samples=n, **_means(rows, means, at, n))
     facts = firsts[list(FACTS)].to_dict("records")
     cells = []
     for c, grid in grids.items():
         mine, used = np.flatnonzero(unit_cell == c), np.isin(ks, grid)
-        values = np.concatenate([column[mine][:, used] for column in columns.values()], axis=1)
-        points = tuple(Point(metric, k) for metric in columns for k in grid)  # type: ignore[arg-type]
+        points = tuple(Point(metric, k) for metric in columns for k in grid)
+        value, noise, drawing = (np.concatenate([part[i][mine][:, used] for part in columns.values()], axis=1) for i in range(3))
+        about = {"noise": noise, "drawing": drawing, "steps": np.tile(steps[mine][:, used], len(columns))}
         named = {str(key): value for key, value in facts[mine[0]].items()}
-        cells.append(Cell(named, problems.take(mine).reset_index(drop=True), points, values))
+        cells.append(Cell(named, problems.take(mine).reset_index(drop=True), points, value, about))
     return cells
+
+
+class _Column(NamedTuple):
+    """Problems × ks of one metric."""
+
+    value: Floats
+    noise: Floats
+    drawing: Floats
+
+
+def _counted(rows: pd.DataFrame, at: Ints, n: Ints, ks: list[int]) -> dict[str, _Column]:
+    """Metrics that are functions of counts."""
+    correct = rows["correct"].to_numpy(dtype=bool)
+    gold = np.bincount(at, weights=correct, minlength=len(n)).astype(np.int64)
+    unforced = np.bincount(at, weights=rows["correct_unforced"].to_numpy(dtype=bool), minlength=len(n)).astype(np.int64)
+    n_, k_, exact, unknown = n[:, None], np.array(ks)[None, :], np.zeros((len(n), len(ks))), np.full((len(n), len(ks)), np.nan)
+    majority = unknown
+    if "answer_class" in rows:  # otherwise only right and wrong are known, and nobody can vote
+        wrong = _wrong_votes(rows, at, len(n), correct)
+        majority = estimators.maj_at_k(gold, wrong, n - gold - wrong.sum(1), ks)
+
+    def passed(c: Ints) -> _Column:
+        return _Column(estimators.pass_at_k(n_, c[:, None], k_), estimators.pass_at_k_variance(n_, c[:, None], k_), exact)
+
+    return {"pass@k": passed(gold), "maj@k": _Column(majority, unknown, exact), "unforced pass@k": passed(unforced)}
+
+
+def _scored(rows: pd.DataFrame, at: Ints, ks: list[int], seed: int | str) -> dict[str, _Column]:
+    """Metrics that choose or weigh by a score, where there is one; a problem with a sample without its score has none."""
+    columns: dict[str, _Column] = {}
+    for name in [s for s in SCORES if s in rows]:
+        score, correct = rows[name].to_numpy(dtype=np.float64), rows["correct"].to_numpy(dtype=bool)
+        held = np.nan_to_num(score)
+        best = _where_known(np.isnan(score), at, estimators.best_of_k(correct, held, at, ks))
+        columns[f"best@k by {name}"] = _Column(best, np.full_like(best, np.nan), np.zeros_like(best))
+        if "answer_class" in rows:
+            classes = [None if pd.isna(a) else str(a) for a in rows["answer_class"]]
+            weights = np.exp(held) if name == "answer_logprob" else held
+            vote, error = (_where_known(np.isnan(score), at, v) for v in votes.weighted_vote(correct, classes, weights, at, ks, seed))
+            columns[f"vote@k by {name}"] = _Column(vote, np.full_like(vote, np.nan), error)
+    return columns
+
+
+def _where_known(unknown: NDArray[np.bool_], at: Ints, values: Floats) -> Floats:
+    """The values, NaN for problems of which some sample's number is unknown."""
+    return np.where((np.bincount(at, weights=unknown) > 0)[:, None], np.nan, values)
 
 
 def _means(rows: pd.DataFrame, names: tuple[str, ...], at: Ints, n: Ints) -> dict[str, Floats]:
@@ -154,11 +190,16 @@ def slice_name(difficulty: float | None) -> str:
 def _rows(group: list[tuple[Cell, Slice]], sample: Resampling, chance: Mapping[str, float]) -> Iterator[dict[str, Any]]:
     """Rows of cells that share their problems, whose intervals are one matrix product."""
     values = np.concatenate([cell.estimates[slice_.rows] for cell, slice_ in group], axis=1)
-    ends = estimators.interval(values, sample)
-    means = values.mean(axis=0)
-    rows = [row for cell, slice_ in group for row in _cell_rows(cell, slice_, chance)]
-    for row, value, low, high in zip(rows, means, ends.low, ends.high, strict=True):
-        yield {**row, "value": value, "low": low, "high": high}
+    ends = inference.interval(values, sample)
+    noise, drawing, steps = (
+        np.concatenate([cell.about[name][slice_.rows] for cell, slice_ in group], axis=1) for name in ("noise", "drawing", "steps")
+    )
+    found = {
+        **{"value": values.mean(axis=0), "low": ends.low, "high": ends.high, "cost_steps": steps.mean(axis=0)},
+        **{"share_within": power.error_budget(values, noise).share_within, "draw_error": np.sqrt((drawing**2).sum(axis=0)) / len(values)},
+    }
+    for i, row in enumerate(row for cell, slice_ in group for row in _cell_rows(cell, slice_, chance)):
+        yield {**row, **{name: column[i] for name, column in found.items()}}
 
 
 def _cell_rows(cell: Cell, slice_: Slice, chance: Mapping[str, float]) -> Iterator[dict[str, Any]]:
@@ -178,6 +219,7 @@ def _cell_rows(cell: Cell, slice_: Slice, chance: Mapping[str, float]) -> Iterat
             "cost_prefill_flops": mean["prefill_flops"],
             "cost_decode_flops": point.k * mean["decode_flops"],
             "cost_flops": mean["prefill_flops"] + point.k * mean["decode_flops"],
+            "cost_kv_bytes": point.k * mean["kv_bytes"],
             "mean_thinking_tokens": mean["thinking_tokens"],
             "share_closed": mean["closed"],
             "share_no_answer": mean["no_answer"],
@@ -185,26 +227,34 @@ def _cell_rows(cell: Cell, slice_: Slice, chance: Mapping[str, float]) -> Iterat
 
 
 def _flops(graded: pd.DataFrame, shapes: Mapping[str, Shape]) -> dict[str, Floats]:
-    prefill, decode = np.zeros(len(graded)), np.zeros(len(graded))
+    prefill, decode, read = (np.full(len(graded), np.nan) for _ in range(3))
     model = graded["model"].astype("category").cat.remove_unused_categories()
     for code, name in enumerate(model.cat.categories):
+        if name not in shapes:
+            continue
         mine = np.flatnonzero(model.cat.codes.to_numpy() == code)
-        prompt, completion = (graded[c].to_numpy(dtype=np.int64)[mine] for c in ("prompt_tokens", "completion_tokens"))
+        prompt, completion = (graded[c].to_numpy(dtype=np.float64)[mine] for c in ("prompt_tokens", "completion_tokens"))
         prefill[mine] = cost.prefill_flops(shapes[name], prompt)
         decode[mine] = cost.decode_flops(shapes[name], prompt, completion)
-    return {"prefill_flops": prefill, "decode_flops": decode}
+        read[mine] = cost.kv_bytes_read(shapes[name], prompt, completion)
+    return {"prefill_flops": prefill, "decode_flops": decode, "kv_bytes": read}
 
 
 def kind(metric: str, k: int) -> str:
-    """Points compete within a kind: `deployable` needs no oracle, `oracle` (pass@k, k > 1) does, `unforced` is another grade."""
+    """Points compete within a kind: `deployable` needs no oracle, `oracle` (pass@k, k > 1) does, `unforced` is another grade.
+
+    `verified` points need a verifier, whose cost is not in theirs.
+    """
+    if metric.endswith("verifier_score"):
+        return "verified"
     if metric == "unforced pass@k":
         return "unforced"
     return "oracle" if metric == "pass@k" and k > 1 else "deployable"
 
 
 def deployable(summary: pd.DataFrame) -> pd.DataFrame:
-    """Points that have a value and need no oracle, each once: pass@1 (which maj@1 equals) and maj@k for k > 1."""
-    wanted = [kind(m, k) == "deployable" and (m, k) != ("maj@k", 1) for m, k in zip(summary["metric"], summary["k"], strict=True)]
+    """Points that have a value and need no oracle, each once: pass@1 (which the others equal at k = 1) and votes for k > 1."""
+    wanted = [kind(m, k) == "deployable" and (k > 1 or m == "pass@k") for m, k in zip(summary["metric"], summary["k"], strict=True)]
     return summary[np.array(wanted, bool) & summary["value"].notna().to_numpy()]
 
 
@@ -212,7 +262,7 @@ def _frontier(table: pd.DataFrame) -> NDArray[np.bool_]:
     """Description, not a test: which points are best on these problems (equal points share the flag)."""
     flags = np.zeros(len(table), bool)
     kinds = pd.Series([kind(m, k) for m, k in zip(table["metric"], table["k"], strict=True)], index=table.index)
-    for _, group in table[table["value"].notna()].groupby(["benchmark", "slice", kinds]):
+    for _, group in table[table["value"].notna() & table["cost_flops"].notna()].groupby(["benchmark", "slice", kinds]):
         dear, value = group["cost_flops"].to_numpy(), group["value"].to_numpy()
         cheap = dear[None, :] <= dear[:, None] * (1 + _ROUNDING)
         good = value[None, :] >= value[:, None] - _ROUNDING
@@ -226,73 +276,19 @@ def _grid(n: Ints) -> list[int]:
     return sorted(powers | {int(n.min()), int(n.max())})
 
 
-def _codes(rows: pd.DataFrame, *columns: str) -> tuple[list[tuple[str, ...]], Ints]:
-    """Distinct values of some columns in sorted order, and each row's place among them."""
-    code = np.zeros(len(rows), np.int64)
-    names: list[tuple[str, ...]] = [()]
-    for column in columns:
-        part, levels = pd.factorize(rows[column], sort=True)
-        used, code = np.unique(code * len(levels) + part, return_inverse=True)
-        names = [(*names[u // len(levels)], str(levels[u % len(levels)])) for u in used]
-    return names, code
-
-
 def _wrong_votes(rows: pd.DataFrame, at: Ints, units: int, correct: NDArray[np.bool_]) -> Ints:
     """Votes of each wrong class, units × classes padded with 0. An answer class is right or wrong, never both."""
     code, classes = pd.factorize(rows["answer_class"])
     width = max(1, len(classes))
-    _refuse(rows, correct & (code < 0), "correct without an answer_class")
+    refuse(rows, correct & (code < 0), "correct without an answer_class")
     key = at * width + code
     wrong, count = np.unique(key[(code >= 0) & ~correct], return_counts=True)
-    _refuse(rows, correct & np.isin(key, wrong), "answer_class '{answer_class}' is right here and wrong in another sample of the problem")
+    refuse(rows, correct & np.isin(key, wrong), "answer_class '{answer_class}' is right here and wrong in another sample of the problem")
     unit = wrong // width
     place = np.arange(len(unit)) - np.searchsorted(unit, unit)
     table = np.zeros((units, int(place.max(initial=-1)) + 1), np.int64)
     table[unit, place] = count
     return table
-
-
-def _checked(graded: pd.DataFrame) -> pd.DataFrame:
-    """The columns needed here, after the invariants of every row."""
-    absent = [c for c in _NEEDED if c not in graded]
-    if absent:
-        raise TableError(f"graded: column '{absent[0]}' is missing. Read the results folder with store.read_graded.")
-    if graded.empty:
-        raise TableError("graded: no rows. Nothing has been answered and graded yet: run the sweep first.")
-    rows = graded.reset_index(drop=True)
-    for column in _NEEDED:
-        if column not in ("extracted_answer", "answer_class"):
-            _refuse(rows, rows[column].isna(), f"{column} is null")
-    _refuse(rows, rows.duplicated(["cell_id", "problem_id", "sample_index"]), "there twice")
-    over = (rows["route"] == "cut") & (rows["thinking_tokens"] > rows["thinking_budget"])
-    _refuse(rows, over, "thinking_tokens {thinking_tokens} over thinking_budget {thinking_budget}")
-    parts = rows["thinking_tokens"].astype(np.int64) + rows["injected_tokens"] + rows["answer_tokens"]
-    sum_ = "thinking {thinking_tokens} + injected {injected_tokens} + answer {answer_tokens}"
-    _refuse(rows, parts != rows["completion_tokens"], f"completion_tokens {{completion_tokens}} is not {sum_}")
-    for keys, columns in ((("cell_id",), FACTS[1:]), (("benchmark", "problem_id"), _PROBLEM[2:])):
-        _constant(rows, keys, columns)
-    return rows
-
-
-def _constant(rows: pd.DataFrame, keys: tuple[str, ...], columns: tuple[str, ...]) -> None:
-    names, code = _codes(rows, *keys)
-    first = np.full(len(names), -1)
-    first[code[::-1]] = np.arange(len(rows))[::-1]
-    for column in columns:
-        value = pd.factorize(rows[column])[0]
-        bad = np.flatnonzero(value != value[first[code]])
-        if len(bad):
-            here, there = rows[column].iloc[bad[0]], rows[column].iloc[first[code[bad[0]]]]
-            raise TableError(f"graded: {' '.join(keys)} {' '.join(names[code[bad[0]]])} has {column} {there!r} and {here!r}.")
-
-
-def _refuse(rows: pd.DataFrame, bad: "pd.Series[bool] | NDArray[np.bool_]", text: str) -> None:
-    """Raise for the first bad row; names in braces stand for its values."""
-    at = np.flatnonzero(bad)
-    if len(at):
-        row = {str(name): value for name, value in rows.iloc[at[0]].items()}
-        where = f"cell {row['cell_id']}, problem {row['problem_id']}, sample {row['sample_index']}"
-        raise TableError(f"graded: {text.format(**row)} (row: {where}).")
 
 
 def typed(frame: pd.DataFrame, table: schema.Table) -> pd.DataFrame:

@@ -1,0 +1,244 @@
+"""What a doubling of parameters is worth in thinking: the exchange rate, between pairs of sizes and over all of them.
+
+Why: "the small model with 4,096 tokens is as good as the big one with 256" is a statement at one accuracy; eta, doublings of thinking per
+doubling of parameters at equal accuracy, can be compared across sizes, skills and routes, and with what the doubling costs.
+What it does not do: extrapolate. Where the smaller model never reaches the accuracy within its settings, eta is `inf` ("at least
+`most`"), where its cheapest setting is there already it is `-inf`, and the share of bootstrap draws of either kind stands beside it.
+
+The inversion (which setting reaches the accuracy?) is inside the bootstrap, on the same problems for both sides. A bigger model is the
+cheaper way where eta is above the break-even of a cost axis: the eta at which both sides cost the same there.
+"""
+
+from collections.abc import Iterator
+from itertools import pairwise
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from thinkscale.inference import Floats, Pools, Resampling
+from thinkscale.summarize import Cell, Point, measure, slices
+
+AXES = ("flops", "tokens", "steps", "kv_bytes")
+COLUMNS = (
+    *("benchmark", "skill", "slice", "route", "metric", "thinking_budget", "small_model", "small_params", "big_model", "big_params"),
+    *("big_x", "level", "small_x", "eta", "low", "high", "least", "most", "share_never", "share_already", "num_problems"),
+    *(f"break_even_{axis}" for axis in AXES),
+    "cheaper",
+)
+_KEPT = ("chance", *(f"cost_{axis}" for axis in AXES))
+_Costs = dict[tuple[Any, ...], tuple[Any, ...]]
+_ROUNDING = 1e-12
+
+
+class Curve(NamedTuple):
+    """A model's accuracy along one route, cheapest setting first."""
+
+    facts: dict[str, Any]
+    x: Floats
+    """Multiplier of test-time compute: completion tokens for `think longer`, samples for `sample more`."""
+    costs: dict[str, Floats]
+    accuracy: Floats
+    """Problems × settings."""
+    problems: pd.DataFrame
+
+
+def exchange_rates(graded: pd.DataFrame, summary: pd.DataFrame, draws: int = 1000, seed: int | str = 0) -> pd.DataFrame:
+    """A row (`COLUMNS`) for each pair of neighbouring sizes, route and setting of the bigger model that is above chance.
+
+    Route `think longer`: single answers, x is completion tokens over the thinking budgets. Route `sample more`: pass@k (an oracle's bound)
+    and maj@k, x is k, at each thinking budget. `level` is the bigger model's accuracy at `big_x`; `small_x` is where the smaller one
+    first reaches it, between settings along a straight line in log x. eta is log2(small_x / big_x) / log2(big_params / small_params).
+
+    Args:
+        graded: one row per answer.
+        summary: from `summarize` of the same rows; gives the costs.
+        draws: bootstrap draws.
+        seed: fixes them.
+    """
+    pools, rows = Pools(draws, seed), []
+    for key, curves in _curves(graded, summary, seed).items():
+        curves.sort(key=lambda c: (c.facts["params"], c.facts["model"]))
+        for small, big in pairwise(curves):
+            if small.facts["params"] < big.facts["params"]:
+                rows += [{**key.facts, **row} for row in _pair(small, big, key, pools)]
+    return pd.DataFrame(rows, columns=list(COLUMNS)).reset_index(drop=True)
+
+
+def overall_rate(graded: pd.DataFrame, summary: pd.DataFrame, draws: int = 1000, seed: int | str = 0) -> pd.DataFrame:
+    """One eta per benchmark, slice, route, metric and budget over all sizes: from the plane logit(accuracy) = a + b log2 N + c log2 x.
+
+    eta = b / c, with the fit inside the bootstrap; a description where the plane fits (`r2`), a mean over unlike places where it does not.
+    Settings in which no or every problem is right hold no slope; accuracies are kept half a problem away from 0 and 1.
+    """
+    pools, rows = Pools(draws, seed), []
+    for key, curves in _curves(graded, summary, seed).items():
+        shared = _shared(curves)
+        if len({c.facts["params"] for c in curves}) < 2 or len(shared) < 2 or min(len(c.x) for c in curves) < 2:
+            continue
+        draw = _draw(pools, key, shared)
+        values = np.concatenate([_aligned(c, shared) for c in curves], axis=1)
+        size = np.concatenate([np.full(len(c.x), np.log2(c.facts["params"])) for c in curves])
+        plane = np.column_stack([np.ones(len(size)), size, np.concatenate([np.log2(c.x) for c in curves])])
+        fits = _logit(np.vstack([values.mean(axis=0), draw.weights @ values]), len(shared))
+        _, b, c = np.linalg.lstsq(plane, fits.T, rcond=None)[0]
+        eta = np.where(c > _ROUNDING, b / np.where(c > _ROUNDING, c, 1.0), np.inf)  # thinking that buys nothing: no amount is enough
+        low, high = _percentiles(eta[1:])
+        residual = fits[0] - plane @ np.array([fits[0] @ row for row in np.linalg.pinv(plane)])
+        r2 = 1 - residual.var() / max(fits[0].var(), _ROUNDING)
+        facts = {"skill": curves[0].facts["skill"], "sizes": len(curves), "num_problems": len(shared)}
+        rows.append({**key.facts, **facts, "eta": eta[0], "low": low, "high": high, "r2": r2})
+    return pd.DataFrame(rows)
+
+
+class _Key(NamedTuple):
+    """Curves that can be compared."""
+
+    benchmark: str
+    slice: str
+    route: str
+    metric: str
+    thinking_budget: int | None
+    """None where the route runs over the budgets."""
+    conditions: str
+    """Prompt, route and sampling of the traces."""
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """The columns of the tables."""
+        return {name: value for name, value in self._asdict().items() if name != "conditions"}
+
+
+def _curves(graded: pd.DataFrame, summary: pd.DataFrame, seed: int | str) -> dict[_Key, list[Curve]]:
+    costs = {row[:4]: row[4:] for row in summary[["cell_id", "slice", "metric", "k", *_KEPT]].itertuples(index=False, name=None)}
+    longer: dict[tuple[Any, ...], list[tuple[Cell, str]]] = {}
+    curves: dict[_Key, list[Curve]] = {}
+    for cell, slice_ in slices(measure(graded, seed=seed)):
+        part = Cell(cell.facts, cell.problems[slice_.rows].reset_index(drop=True), cell.points, cell.estimates[slice_.rows])
+        conditions = " ".join(str(cell.facts[c]) for c in ("prompt", "route", "sampling"))
+        longer.setdefault((cell.facts["benchmark"], slice_.name, conditions, cell.facts["model"]), []).append((part, slice_.name))
+        for metric in ("pass@k", "maj@k"):
+            points = [(part, p) for p in part.points if p.metric == metric]
+            key = _Key(cell.facts["benchmark"], slice_.name, "sample more", metric, int(cell.facts["thinking_budget"]), conditions)
+            _add(curves, key, points, costs)
+    for (benchmark, name, conditions, _), parts in longer.items():
+        key = _Key(benchmark, name, "think longer", "pass@k", None, conditions)
+        _add(curves, key, [(part, Point("pass@k", 1)) for part, _ in parts], costs)
+    return curves
+
+
+def _add(curves: dict[_Key, list[Curve]], key: _Key, points: list[tuple[Cell, Point]], costs: _Costs) -> None:
+    """A curve of these points; settings with unknown value or cost, and problems that not all settings have, are left out."""
+    problems = points[0][0].problems
+    for cell, _ in points[1:]:
+        problems = problems[problems["problem_id"].isin(cell.problems["problem_id"])]
+    columns, kept, chance = [], [], 0.0
+    for cell, point in points:
+        at = pd.Index(cell.problems["problem_id"]).get_indexer(problems["problem_id"])
+        column = cell.estimates[at, cell.points.index(point)]
+        about = dict(zip(_KEPT, costs[(cell.facts["cell_id"], key.slice, *point)], strict=True))
+        chance = about["chance"]
+        x = about["cost_tokens"] if key.route == "think longer" else float(point.k)
+        if not np.isnan(column).any() and x > 0:
+            columns.append(column)
+            kept.append({"x": x, **{axis: about[f"cost_{axis}"] for axis in AXES}})
+    if columns:
+        table = pd.DataFrame(kept)
+        order = np.argsort(table["x"].to_numpy(), kind="stable")
+        table, values = table.iloc[order], np.column_stack(columns)[:, order]
+        facts = {**points[0][0].facts, "chance": chance}
+        spent = {axis: table[axis].to_numpy() for axis in AXES}
+        curves.setdefault(key, []).append(Curve(facts, table["x"].to_numpy(), spent, values, problems.reset_index(drop=True)))
+
+
+def _pair(small: Curve, big: Curve, key: _Key, pools: Pools) -> Iterator[dict[str, Any]]:
+    shared = _shared([small, big])
+    if len(shared) < 2:
+        return
+    draw = _draw(pools, key, shared)
+    below, above = (_aligned(c, shared) for c in (small, big))
+    # The first row is the estimate, the others are draws.
+    curve, levels = (np.vstack([v.mean(axis=0), draw.weights @ v]) for v in (below, above))
+    doublings = np.log2(big.facts["params"] / small.facts["params"])
+    for j, x in enumerate(big.x):
+        if levels[0, j] <= big.facts["chance"] + _ROUNDING:
+            continue
+        log_x = reach(np.log2(small.x), curve, levels[:, j])
+        eta = (log_x - np.log2(x)) / doublings
+        low, high = _percentiles(eta[1:])
+        even = {f"break_even_{a}": _break_even(small, big, a, j) / doublings for a in AXES}
+        least, most = (float(np.log2(small.x[end] / x)) / doublings for end in (0, -1))
+        yield {
+            **{"skill": big.facts["skill"], "small_model": small.facts["model"], "small_params": small.facts["params"]},
+            **{"big_model": big.facts["model"], "big_params": big.facts["params"], "big_x": x, "level": levels[0, j]},
+            **{"small_x": 2.0 ** log_x[0], "eta": eta[0], "low": low, "high": high, "num_problems": len(shared)},
+            **{"least": least, "most": most},
+            **{"share_never": np.mean(eta[1:] == np.inf), "share_already": np.mean(eta[1:] == -np.inf), **even},
+            "cheaper": _cheaper(min(low, most), max(high, least), even["break_even_flops"], bool(np.isfinite([low, high]).all())),
+        }
+
+
+def _cheaper(low: float, high: float, even: float, reached: bool) -> str:
+    """Which side is the cheaper way in FLOPs; an infinite end counts as the bound that it is (`most`, `least`), not as infinite."""
+    if low > even:
+        return "bigger"
+    if high < even:
+        return "smaller, thinking more"
+    return "no difference shown" if reached else "out of range"
+
+
+def reach(log_x: Floats, curve: Floats, level: Floats) -> Floats:
+    """Where each row of `curve` first reaches its level, along straight lines in log x; inf where never, -inf where at once.
+
+    A setting that does worse than a cheaper one is never chosen: the curve is its running maximum.
+    """
+    best = np.maximum.accumulate(curve, axis=1)
+    there = best >= level[:, None] - _ROUNDING
+    at = np.argmax(there, axis=1)
+    row = np.arange(len(curve))
+    before = np.maximum(at - 1, 0)
+    rise = best[row, at] - best[row, before]
+    share = np.where(rise > 0, (level - best[row, before]) / np.where(rise > 0, rise, 1.0), 1.0)
+    between = log_x[before] + np.clip(share, 0.0, 1.0) * (log_x[at] - log_x[before])
+    first = np.abs(best[:, 0] - level) <= _ROUNDING  # reaches it exactly at its cheapest setting: a number, not a bound
+    found = np.where(at > 0, between, np.where(first, log_x[0], -np.inf))
+    return np.asarray(np.where(there.any(axis=1), found, np.inf), dtype=np.float64)
+
+
+def _break_even(small: Curve, big: Curve, axis: str, j: int) -> float:
+    """log2 of the smaller model's x at the bigger one's cost, minus log2 of the bigger one's x; its cost curve goes on straight."""
+    cost, log_x = np.log2(small.costs[axis]), np.log2(small.x)
+    rising = np.concatenate([[True], np.diff(np.maximum.accumulate(cost)) > _ROUNDING])
+    cost, log_x, wanted = cost[rising], log_x[rising], np.log2(big.costs[axis][j])
+    if len(cost) < 2 or not np.isfinite([*cost, wanted]).all():
+        return float("nan")
+    i = int(np.clip(np.searchsorted(cost, wanted), 1, len(cost) - 1))
+    slope = (log_x[i] - log_x[i - 1]) / (cost[i] - cost[i - 1])
+    return float(log_x[i - 1] + slope * (wanted - cost[i - 1]) - np.log2(big.x[j]))
+
+
+def _shared(curves: list[Curve]) -> pd.DataFrame:
+    problems = curves[0].problems
+    for curve in curves[1:]:
+        problems = problems[problems["problem_id"].isin(curve.problems["problem_id"])]
+    return problems.reset_index(drop=True)
+
+
+def _aligned(curve: Curve, problems: pd.DataFrame) -> Floats:
+    values: Floats = curve.accuracy[pd.Index(curve.problems["problem_id"]).get_indexer(problems["problem_id"])]
+    return values
+
+
+def _draw(pools: Pools, key: _Key, problems: pd.DataFrame) -> Resampling:
+    return pools.get(f"{key.benchmark} {key.slice}", problems["problem_id"].tolist(), problems["cluster_id"].tolist())
+
+
+def _logit(accuracy: Floats, problems: int) -> Floats:
+    inside = np.clip(accuracy, 0.5 / problems, 1 - 0.5 / problems)
+    return np.asarray(np.log(inside / (1 - inside)), dtype=np.float64)
+
+
+def _percentiles(draws: Floats) -> tuple[float, float]:
+    """2.5 and 97.5 %, of draws that may be infinite: the draw at that place, without interpolation."""
+    low, high = np.quantile(draws, [0.025, 0.975], method="closest_observation")
+    return float(low), float(high)
