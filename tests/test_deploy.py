@@ -76,7 +76,12 @@ def check_equal(opened, other):
 
 def test_setting_up_again_changes_nothing(site):
     again = site.deploy()
-    assert "pool gpu: brought up to date" in again and "automation: there" in again and "evaluate-model/gpu" in again
+    assert (
+        "pool gpu: brought up to date" in again
+        and "automation: brought up to date" in again
+        and len(site.post("automations/filter", {})) == 1
+        and "evaluate-model/gpu" in again
+    )
     found = {f"{d['name']}" for d in site.post("deployments/filter", {})}
     assert found == {"cpu", "gpu", "nightly-smoke"} and len(site.post("deployments/filter", {})) == 5
 
@@ -135,7 +140,7 @@ def test_a_node_dies_and_another_worker_finishes_its_model(site, locally, tmp_pa
     finally:
         kill(other)
     assert parent.returncode == 0, site.said(parent)
-    assert "ladder-21k is lost (nothing heard of it for 6 s); submitted again" in site.said(parent)
+    assert "ladder-21k is lost (running, and nothing heard of it for 6 s); submitted again" in site.said(parent)
     after = files(opened)
     assert before and {name: after[name] for name in before} == before
     check_equal(opened, locally["one"])
