@@ -183,6 +183,34 @@ def test_a_stopped_parent_cancels_its_children(site, tmp_path):
 
 
 @pytest.mark.slow
+def test_prefect_itself_declares_a_run_crashed_whose_node_died(tmp_path):
+    """Nobody waits for this run: the automation is all there is. Its limit is shortened from 540 s to 60."""
+    shorter = (
+        "import asyncio, datetime, deploy; deploy.SILENCE = datetime.timedelta(seconds=60); asyncio.run(deploy.set_up(['cpu', 'gpu']))"
+    )
+    with Site(tmp_path / "site") as site:
+        site.deploy()
+        subprocess.run([sys.executable, "-c", shorter], check=True, cwd=FLOWS, env=site.environment, timeout=120)
+        results = tmp_path / "results"
+        opened = open_study(str(written(tmp_path, "silent", ["ladder-21k"])), results)
+        slow = engine({"kind": "slow", "seconds": 60.0})
+        worker = site.worker("gpu", "doomed", THINKSCALE_ENGINE_COMMAND=slow, PREFECT_FLOWS_HEARTBEAT_FREQUENCY="30")
+        (found,) = [d for d in site.post("deployments/filter", {}) if d["entrypoint"].endswith("evaluate_model.py:evaluate_model")]
+        content = yaml.safe_load((tmp_path / "silent.yaml").read_text())
+        asked = {"parameters": {"experiment": content, "model": "ladder-21k", "results": str(results)}, "state": {"type": "SCHEDULED"}}
+        run = site.post(f"deployments/{found['id']}/create_flow_run", asked)
+
+        def state():
+            return site.post("flow_runs/filter", {"flow_runs": {"id": {"any_": [run["id"]]}}})[0]["state"]
+
+        assert eventually(lambda: at_work(opened.store), 120), site.said(worker)
+        assert not eventually(lambda: state()["type"] != "RUNNING", 75), "it lives, and says so"
+        kill(worker)
+        assert eventually(lambda: state()["type"] == "CRASHED", 180), state()
+        assert state()["message"] == "no heartbeat"
+
+
+@pytest.mark.slow
 @pytest.mark.engine
 def test_with_real_engines_a_node_dies_and_another_worker_finishes_its_model(site, tmp_path):
     experiment, results = written(tmp_path, "real", engine={"claim_timeout": 10.0}), tmp_path / "results"
