@@ -43,13 +43,7 @@ LOG_LINES = 40
 
 
 def start(
-    model: Model,
-    engine: Engine,
-    log_dir: Path,
-    *,
-    seed: int,
-    device: Device | None = None,
-    on_progress: Progress | None = None,
+    model: Model, engine: Engine, log_dir: Path, *, seed: int, device: Device | None = None, on_progress: Progress | None = None
 ) -> "Running":
     """Start the engine and return at once; `Running.wait_ready` gives the endpoint. Whoever calls this calls `Running.stop`."""
     running = Running(model, engine, device or detect_device(), on_progress or (lambda _: None))
@@ -60,13 +54,7 @@ def start(
 
 @contextmanager
 def serve(
-    model: Model,
-    engine: Engine,
-    log_dir: Path,
-    *,
-    seed: int,
-    device: Device | None = None,
-    on_progress: Progress | None = None,
+    model: Model, engine: Engine, log_dir: Path, *, seed: int, device: Device | None = None, on_progress: Progress | None = None
 ) -> Iterator[Endpoint]:
     """One model's server while the block runs.
 
