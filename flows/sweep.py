@@ -41,8 +41,6 @@ from thinkscale.plan import RESULTS, Study  # noqa: E402
 log = logging.getLogger("thinkscale.sweep")
 
 POLL_SECONDS = 2.0
-RESUBMITS = 3
-"""How often a run is submitted again that crashed, was preempted or fell silent."""
 BEGIN_SECONDS = 300.0
 """From being taken by a worker to running: Python starts and imports Prefect, on a busy machine."""
 OUTAGE_SECONDS = 900.0
@@ -81,7 +79,7 @@ async def sweep(experiment: str | Experiment, results: str = str(RESULTS), pool:
     command = console.sweep_again(experiment, results, pool, replicas)
     async with show_cells(study):
         if pool:
-            await fan_out(study, there, command, at_once=10_000, replicas=replicas, resubmits=RESUBMITS)
+            await fan_out(study, there, command, at_once=10_000, replicas=replicas, resubmits=study.config.engine.max_resubmits)
         else:
             await fan_out(study, here, command, at_once=1, replicas=1, resubmits=0)
 

@@ -216,6 +216,8 @@ class Engine(Strict):
     """Seconds for one request."""
     max_restarts: Annotated[int, Field(ge=0)] = 2
     """How often a hung or dead engine is started again."""
+    max_resubmits: Annotated[int, Field(ge=0)] = 3
+    """With a pool of workers: how often a model's run is submitted again that crashed, was preempted or fell silent."""
     claim_timeout: Annotated[float, Field(gt=0)] = 60.0
     """Seconds of silence after which what another run has claimed counts as abandoned."""
     concurrency: Positive = 256
