@@ -23,7 +23,7 @@ from thinkscale.drain import Drain, drain_on_sigterm
 from thinkscale.endpoint import Client, Endpoint, EngineFailure
 from thinkscale.fanout import largest_first
 from thinkscale.generate import Generator, Room, boundary
-from thinkscale.mend import mend
+from thinkscale.mend import mend, settle
 from thinkscale.metering import FLUSH_SECONDS, Meter
 from thinkscale.plan import Study, owed_now, owed_shards, slice_ids
 from thinkscale.shards import Shard, ShardDone, run_shard
@@ -145,11 +145,17 @@ class Run:
     do_shard: RunShard
     done: set[tuple[str, int]] = field(default_factory=set)
     """Slices that were done here, and how much they owed."""
+    damage: int = -1
+    """How many files were in quarantine when all parts were looked at; -1: never."""
     thread: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1, thread_name_prefix="claim"))
 
     def owed(self) -> list[Shard]:
         """What is owed now. Raises StoreError where a shard that was done here is owed as before: nothing would ever end it."""
-        mend(self.study, [self.model])
+        if self.damage != self._damage():
+            mend(self.study, [self.model])
+            self.damage = self._damage()
+        else:  # all was read when we began, and nothing was found broken since
+            settle(self.study)
         shards = owed_shards(self.study, self.model)
         for shard in shards:
             if (shard.slice_id, shard.sequences) in self.done:
@@ -158,6 +164,9 @@ class Run:
                     f"another part has its name. Look into {self.study.store.root}, then run again."
                 )
         return shards
+
+    def _damage(self) -> int:
+        return len(self.study.store.quarantined())
 
     async def some(self, shards: list[Shard], early: serving.Running | None) -> int:
         """Run the shards that nobody else has claimed; if others have them all, wait until one is free. Returns how many were run."""
