@@ -8,6 +8,7 @@ import duckdb
 import pandas as pd
 import polars as pl
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 import pytest
@@ -340,3 +341,21 @@ def test_derived_tables_are_replaced_at_once(finished, tmp_path):
 def test_no_rows_make_an_empty_table_of_the_declared_columns():
     for declared in TABLES.values():
         assert table_from_rows(declared, []).schema.equals(declared.arrow)
+
+
+def test_keys_that_were_kept_are_those_of_the_files_that_are_there(copied):
+    columns = ["problem_id", "sample_index", "ended", "trace_budget"]
+    sets = set(pc.unique(copied.read("samples", ["trace_set_id"])["trace_set_id"].cast(pa.string())).to_pylist())
+    one = sorted(sets)[0]
+
+    def told(of):
+        kept, read = copied.read_keys("samples", columns, of), Store(copied.root).read("samples", columns, of)
+        assert kept.to_pylist() == read.to_pylist() and kept.schema == read.schema
+        return kept.num_rows
+
+    assert 0 < told({one}) < told(sets)
+    first, *_, last = copied.parts("samples")
+    os.replace(last, first)  # another file under a name that was read
+    assert told(sets) > 0
+    copied.parts("samples")[0].unlink()
+    told(sets)

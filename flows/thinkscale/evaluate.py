@@ -17,7 +17,7 @@ from functools import partial
 from typing import TypeVar
 
 from thinkscale import files, serving
-from thinkscale.claims import ClaimLost, Claims
+from thinkscale.claims import ClaimLost, Claims, Guarded
 from thinkscale.config import digest
 from thinkscale.drain import Drain, drain_on_sigterm
 from thinkscale.endpoint import Client, Endpoint, EngineFailure
@@ -27,7 +27,7 @@ from thinkscale.mend import mend, settle
 from thinkscale.metering import FLUSH_SECONDS, Meter
 from thinkscale.plan import Study, owed_now, owed_shards, slice_ids
 from thinkscale.shards import Shard, ShardDone, run_shard
-from thinkscale.store import Guarded, Store, StoreError
+from thinkscale.store import Store, StoreError
 
 log = logging.getLogger(__name__)
 

@@ -110,7 +110,7 @@ def on_disk(study: Study, trace_set_id: str, problems: Sequence[Problem] | None 
 
 
 def _keys(study: Study, table: TableName, columns: list[str], trace_set_id: str, problems: Sequence[Problem] | None) -> pd.DataFrame:
-    rows = study.store.read(table, columns, {trace_set_id})
+    rows = study.store.read_keys(table, columns, {trace_set_id})
     if problems is not None:
         rows = rows.filter(pc.is_in(rows["problem_id"].cast(pa.string()), pa.array([p.problem_id for p in problems])))
     frame: pd.DataFrame = rows.to_pandas().astype({c: str for c in columns if pa.types.is_dictionary(rows.schema.field(c).type)})
