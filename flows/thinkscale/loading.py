@@ -141,6 +141,8 @@ def model_revision(model: Model) -> str:
     """Commit on the hub or, for a local folder, a hash of its files. Raises ConfigError where a local folder lacks its weights."""
     folder = FLOWS / model.source
     if not folder.is_dir():
+        if model.source.startswith("prepared/"):
+            raise ConfigError(f"{model.name} is not on this machine yet. Run: python flows/models.py prepare {model.name}")
         if model.source.startswith((".", "/", "ladder/")):
             raise ConfigError(
                 f"models.yaml: {model.name}: no folder '{model.source}'. Train it (python flows/train_ladder.py) or fix `source`."
