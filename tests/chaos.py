@@ -222,8 +222,7 @@ def lies(phase, kind):
     """The engine breaks its word once: the run ends with a clear error, nothing of the answer is kept."""
 
     def do(place):
-        times = 8 if kind == "ignore_cap" else 1  # it shows only where a choice runs into its cap
-        opened = place.open({"kind": kind, "phase": phase, "after": place.moment.randrange(3), "times": times})
+        opened = place.open({"kind": kind, "phase": phase, "after": place.moment.randrange(3)})
         said = place.ended(start_child(opened), 1)
         assert "ResponseInvalid" in said, said[-1500:]
 

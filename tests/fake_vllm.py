@@ -355,11 +355,10 @@ class Handler(BaseHTTPRequestHandler):
             for i in range(n):
                 state.count_prompt(prompt)
                 room = min(cap, state.args.max_model_len - len(prompt))  # vLLM, too, lowers the cap in silence
-                choices.append(
-                    self.choice(
-                        len(choices), prompt, state.model.generate(prompt, i, body.get("seed")), room + (kind == "ignore_cap") * 3, stops
-                    )
-                )
+                tokens = state.model.generate(prompt, i, body.get("seed"))
+                if kind == "ignore_cap":  # whatever it would have said, it says too much
+                    tokens, room = [prompt[-1]] * (room + 3), room + 3
+                choices.append(self.choice(len(choices), prompt, tokens, room, stops))
         total = sum(len(c["token_ids"]) for c in choices)
         with state.lock:
             state.counts["generation_tokens"] += total
