@@ -201,6 +201,15 @@ class Claim(Strict):
     worse: PointRef
 
 
+class Loss(Strict):
+    """A text on which each model's loss is measured (see `loss`)."""
+
+    text: str
+    """Path, absolute or from flows/: plain text, or JSON lines with `text` and optionally `prompt`."""
+    context: Annotated[int, Field(ge=2)] = 2048
+    """Tokens at most that the model sees at once (a smaller context of its own counts)."""
+
+
 class Engine(Strict):
     """How engines are started and watched. Not part of any identity: it must not change what is drawn."""
 
@@ -252,6 +261,8 @@ class Experiment(Strict):
     gpu: Name | None = None
     """Kind of GPU for `--plan`'s estimate of hours."""
     claims: tuple[Claim, ...] = ()
+    loss: Loss | None = None
+    """None: loss is not measured."""
     engine: Engine = Engine()
 
 

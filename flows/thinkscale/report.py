@@ -56,7 +56,7 @@ def analyze(study: Study) -> Analysis:
     comparison = compare(graded, summary, PUBLISHED_DRAWS, seed)
     checked = claims(graded, study.config.claims, PUBLISHED_DRAWS, seed)
     root = study.store.root
-    files = (
+    files: tuple[UPath, ...] = (
         accuracy_vs_flops(summary, root / "plots" / "accuracy-vs-flops.png", study.config.asks),
         accuracy_vs_size(summary, root / "plots" / "accuracy-vs-size.png", study.config.asks),
         study.store.write_table("summary", summary),
@@ -64,6 +64,9 @@ def analyze(study: Study) -> Analysis:
         study.store.write_table("claims", checked),
         study.store.write_table("engine", study.store.read("engine").to_pandas().sort_values(["time", "engine_start"])),
     )
+    losses = study.store.read("loss").to_pandas().sort_values("params")
+    if len(losses):
+        files += (study.store.write_table("loss", losses),)
     rows = plan(study)
     owed = sum(r.planned - r.on_disk for r in rows)
     engines = tuple(sorted(graded["engine"].astype(str).unique()))

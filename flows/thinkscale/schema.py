@@ -11,7 +11,7 @@ import pyarrow as pa
 
 SCHEMA_VERSION = 1
 
-TableName = Literal["problems", "samples", "answers", "grades", "engine", "summary", "comparison", "claims"]
+TableName = Literal["problems", "samples", "answers", "grades", "engine", "loss", "summary", "comparison", "claims"]
 
 _id = pa.dictionary(pa.int32(), pa.string())  # ids repeat on every row: dictionary-encoded they cost a few bits
 
@@ -196,6 +196,29 @@ ENGINE = Table(
     ),
 )
 
+LOSS = Table(
+    "loss",
+    "one row per model, text and context",
+    ("model", "model_revision", "text_hash", "context"),
+    (
+        Column("model", pa.string(), "Name of the model."),
+        Column("params", pa.int64(), "Total parameters of the model."),
+        Column("params_active", pa.int64(), "Parameters used per token."),
+        Column("params_non_embedding", pa.int64(), "Parameters without embedding and output matrices."),
+        Column("model_revision", pa.string(), "Commit on the hub, or hash of a local folder."),
+        Column("text", pa.string(), "The text as the YAML names it."),
+        Column("text_hash", pa.string(), "Hash of its content."),
+        Column("context", pa.int32(), "Tokens at most that the model saw at once."),
+        Column("tokens", pa.int64(), "Tokens that were scored."),
+        Column("unscored_tokens", pa.int64(), "Tokens that nothing stands before: not scored, nor are their bytes counted."),
+        Column("bytes", pa.int64(), "Bytes of the text that the scored tokens stand for."),
+        Column("nats", pa.float64(), "Summed negative log-probability of the scored tokens."),
+        Column("nats_per_token", pa.float64(), "`nats / tokens`: compares models of one tokenizer."),
+        Column("bits_per_byte", pa.float64(), "`nats / ln 2 / bytes`: compares models of any tokenizer."),
+        Column("engine", pa.string(), "What scored it: engine, version, device, number format."),
+    ),
+)
+
 _POINT = (
     Column("model", pa.string(), "Name of the model."),
     Column("params", pa.int64(), "Total parameters of the model."),
@@ -312,4 +335,4 @@ CLAIMS = Table(
     ),
 )
 
-TABLES: dict[str, Table] = {t.name: t for t in (PROBLEMS, SAMPLES, ANSWERS, GRADES, ENGINE, SUMMARY, COMPARISON, CLAIMS)}
+TABLES: dict[str, Table] = {t.name: t for t in (PROBLEMS, SAMPLES, ANSWERS, GRADES, ENGINE, LOSS, SUMMARY, COMPARISON, CLAIMS)}
