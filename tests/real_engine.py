@@ -12,8 +12,9 @@ from contextlib import contextmanager
 from thinkscale.config import Engine
 from thinkscale.endpoint import Client
 from thinkscale.evaluate import engine_seed
-from thinkscale.generate import Generator, Room, boundary
+from thinkscale.generate import Generator, Room
 from thinkscale.plan import owed_shards
+from thinkscale.prompting import boundary
 from thinkscale.serving import serve
 from thinkscale.shards import run_shard
 

@@ -101,7 +101,11 @@ class Choice(NamedTuple):
     finish_reason: str
     """stop or length."""
     stop_reason: int | str | None
-    """The stop token id that ended it; None for the model's own end of text, and for length."""
+    """The stop token id or text that ended it; None for the model's own end of text, and for length."""
+    token_texts: tuple[str, ...] = ()
+    """The tokens one by one, where `logprobs` were asked for."""
+    logprob: float | None = None
+    """Of all its tokens together, by the model itself (before temperature and the like), where `logprobs` were asked for."""
 
 
 class Client:
@@ -157,9 +161,11 @@ class Client:
         sampling: Sampling,
         stop_token_ids: Sequence[int] = (),
         seed: int | None = None,
+        **more: Any,
     ) -> list[Choice]:
         """Draw n completions of every prompt in one request, in the order of the prompts.
 
+        Args: more: further keys of the request (`logprobs`, `stop`, `thinking_token_budget`).
         Raises: RequestRefused, RequestFailed, ResponseInvalid, EngineDied, EngineHung.
         """
         if seed is not None and not self.endpoint.seeds:
@@ -174,9 +180,10 @@ class Client:
             "return_token_ids": True,
             "skip_special_tokens": False,
             "spaces_between_special_tokens": False,
+            **more,
         }
         answer = await self._post("/v1/completions", body if seed is None else {**body, "seed": seed})
-        return check_choices(answer, prompts, n, max_tokens)
+        return check_choices(answer, prompts, n, max_tokens, logprobs="logprobs" in more)
 
     async def score(self, texts: Sequence[Sequence[int]]) -> list[list[float]]:
         """Log-probability of every token but the first of every text, given what stands before it. Raises as `complete`."""
@@ -251,7 +258,9 @@ class Client:
             raise type(failure)(str(failure))  # a fresh one: many requests raise it, each with its own traceback
 
 
-def check_choices(answer: dict[str, Any], prompts: Sequence[Sequence[int]], n: int, max_tokens: int) -> list[Choice]:
+def check_choices(
+    answer: dict[str, Any], prompts: Sequence[Sequence[int]], n: int, max_tokens: int, logprobs: bool = False
+) -> list[Choice]:
     """The choices of a completion response, in order, if everything about them adds up. Raises ResponseInvalid."""
     try:
         raw = sorted(answer["choices"], key=lambda choice: int(choice["index"]))
@@ -263,7 +272,10 @@ def check_choices(answer: dict[str, Any], prompts: Sequence[Sequence[int]], n: i
             echoed = choice.get("prompt_token_ids")
             if echoed is not None and echoed != list(prompts[choice["index"] // n]):
                 raise ResponseInvalid(f"choice {choice['index']} answers another prompt than the one it was asked")
-        choices = [Choice(c["index"] // n, tuple(c["token_ids"]), c["text"], c["finish_reason"], c.get("stop_reason")) for c in raw]
+        choices = [
+            Choice(c["index"] // n, tuple(c["token_ids"]), c["text"], c["finish_reason"], c.get("stop_reason"), *_logprobs(c, logprobs))
+            for c in raw
+        ]
         counted = int(answer["usage"]["completion_tokens"])
     except (KeyError, TypeError, ValueError) as e:
         raise ResponseInvalid(f"a completion response lacks or garbles a field: {type(e).__name__}: {e}") from e
@@ -285,6 +297,16 @@ def check_choices(answer: dict[str, Any], prompts: Sequence[Sequence[int]], n: i
     if found != counted:
         raise ResponseInvalid(f"the choices hold {found} tokens, the server's usage says {counted}")
     return choices
+
+
+def _logprobs(choice: dict[str, Any], wanted: bool) -> tuple[tuple[str, ...], float | None]:
+    """Texts of the tokens, and their log-probabilities' sum. Raises ValueError, TypeError or KeyError where they lack."""
+    if not wanted:
+        return (), None
+    texts, each = choice["logprobs"]["tokens"], choice["logprobs"]["token_logprobs"]
+    if not len(texts) == len(each) == len(choice["token_ids"]):
+        raise ValueError(f"{len(each)} log-probabilities of {len(choice['token_ids'])} tokens")
+    return tuple(texts), float(sum(each))
 
 
 _METRIC = re.compile(r"^vllm:(?P<name>\w+?)(?:_total)?(?:\{[^}]*\})? (?P<value>[-+0-9.eE]+)$", re.MULTILINE)

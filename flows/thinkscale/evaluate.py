@@ -22,10 +22,12 @@ from thinkscale.config import digest
 from thinkscale.drain import Drain, drain_on_sigterm
 from thinkscale.endpoint import Client, Endpoint, EngineFailure
 from thinkscale.fanout import largest_first
-from thinkscale.generate import Generator, Room, boundary
+from thinkscale.generate import Generator, Room
 from thinkscale.mend import mend, settle
 from thinkscale.metering import FLUSH_SECONDS, Meter
 from thinkscale.plan import Study, owed_now, owed_shards, slice_ids
+from thinkscale.prompting import boundary, wait_ids
+from thinkscale.routes import native_flags
 from thinkscale.shards import Shard, ShardDone, run_shard
 from thinkscale.store import Store, StoreError
 
@@ -83,8 +85,11 @@ def engine_seed(study: Study, model: str, shards: list[Shard], process: str = ""
 
 def start_engine(study: Study, model: str, shards: list[Shard]) -> serving.Running:
     """Start the model's engine and return at once (the caller stops it)."""
+    entry = study.catalogue.models[model]
+    if study.config.thinking.route == "native":
+        entry = entry.model_copy(update={"engine_args": (*entry.engine_args, *native_flags(entry))})
     return serving.start(
-        study.catalogue.models[model],
+        entry,
         study.config.engine,
         study.logs,
         seed=engine_seed(study, model, shards, f"{files.machine()} {os.getpid()}"),
@@ -193,6 +198,8 @@ class Run:
         async with Client(endpoint, request_timeout=engine.request_timeout) as client:
             await self._loss(client)
             tags, room, cap = await boundary(client, entry), Room(engine.concurrency), self.study.config.answer_tokens
+            waits = {s.trace_set.route.wait for s in shards}
+            wait = {text: await wait_ids(client, entry, text) for text in waits}
             places = asyncio.Semaphore(SHARDS_AT_ONCE)
 
             def drawn(trace_set_id: str, sequences: int, tokens: int) -> None:
@@ -200,8 +207,9 @@ class Run:
                 meter.drawn(trace_set_id, tokens)
 
             async def one(shard: Shard) -> bool:
-                set_id = shard.trace_set.trace_set_id
-                generator = Generator(client, entry, tags, shard.trace_set.sampling, engine, cap, room, partial(drawn, set_id))
+                t, set_id = shard.trace_set, shard.trace_set.trace_set_id
+                count = partial(drawn, set_id)
+                generator = Generator(client, t.model, tags, t.sampling, engine, cap, room, count, t.route, wait[t.route.wait])
                 async with places:
                     if self.drain.asked:
                         return False

@@ -13,6 +13,7 @@ from rich.table import Table as RichTable
 from upath import UPath
 
 from thinkscale.compare import claims, compare, comparison_table, headline
+from thinkscale.compliance import compliance, compliance_table
 from thinkscale.exchange import overall_rate
 from thinkscale.mend import mend
 from thinkscale.plan import Study, plan
@@ -23,6 +24,8 @@ from thinkscale.summarize import summarize
 log = logging.getLogger(__name__)
 
 PUBLISHED_DRAWS = 2000
+COMPLIANCE_ROWS = 24
+"""More cells than this are not printed; compliance.parquet has them all."""
 
 
 @dataclass(frozen=True)
@@ -34,13 +37,15 @@ class Analysis:
     rates: pd.DataFrame
     """What a doubling of parameters is worth (`exchange.overall_rate`)."""
     claims: pd.DataFrame
+    compliance: pd.DataFrame
+    """Thinking asked for and spent (`compliance.compliance`)."""
     owed: int
     engines: tuple[str, ...]
     quarantined: tuple[UPath, ...]
 
 
 def analyze(study: Study) -> Analysis:
-    """Summarize, compare, check the claims and plot; writes summary, comparison and claims tables and two plots.
+    """Summarize, compare, check the claims and plot; writes summary, compliance, comparison and claims tables and two plots.
 
     Raises: StoreError where nothing is on disk or parts contradict each other.
     """
@@ -55,11 +60,13 @@ def analyze(study: Study) -> Analysis:
     log.info("comparing %s points", f"{len(summary):,}")
     comparison = compare(graded, summary, PUBLISHED_DRAWS, seed)
     checked = claims(graded, study.config.claims, PUBLISHED_DRAWS, seed)
+    spent = compliance(graded)
     root = study.store.root
     files: tuple[UPath, ...] = (
         accuracy_vs_flops(summary, root / "plots" / "accuracy-vs-flops.png", study.config.asks),
         accuracy_vs_size(summary, root / "plots" / "accuracy-vs-size.png", study.config.asks),
         study.store.write_table("summary", summary),
+        study.store.write_table("compliance", spent),
         study.store.write_table("comparison", comparison),
         study.store.write_table("claims", checked),
         study.store.write_table("engine", study.store.read("engine").to_pandas().sort_values(["time", "engine_start"])),
@@ -72,7 +79,7 @@ def analyze(study: Study) -> Analysis:
     engines = tuple(sorted(graded["engine"].astype(str).unique()))
     best = headline(graded, summary, PUBLISHED_DRAWS, seed)
     rates = overall_rate(graded, summary, PUBLISHED_DRAWS, seed)
-    return Analysis(files, best, rates, checked, owed, engines, tuple(study.store.quarantined()))
+    return Analysis(files, best, rates, checked, spent, owed, engines, tuple(study.store.quarantined()))
 
 
 def planned_rows(study: Study, graded: pd.DataFrame) -> pd.DataFrame:
@@ -93,6 +100,8 @@ def show(analysis: Analysis) -> None:
         console.print(rates_table(analysis.rates))
     if len(analysis.claims):
         console.print(claims_table(analysis.claims))
+    if len(analysis.compliance) <= COMPLIANCE_ROWS:
+        console.print(compliance_table(analysis.compliance))
     if analysis.owed:
         console.print(f"[bold]Not complete:[/bold] {analysis.owed:,} planned answers are owed; the tables hold what is there.")
     if analysis.quarantined:
