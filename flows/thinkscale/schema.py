@@ -6,10 +6,10 @@ What it does not do: read or write anything (see `store`), or compute any value 
 
 import pyarrow as pa
 
-from thinkscale.columns import POINT, TRACE_SET, id_type
-from thinkscale.columns import Column as Column
-from thinkscale.columns import Table as Table
-from thinkscale.columns import TableName as TableName
+from thinkscale.columns import POINT, TRACE_SET, Column, Table, TableName, id_type
+from thinkscale.conclusions import EMERGENCE, THRESHOLDS
+
+__all__ = ["EMERGENCE", "SCHEMA_VERSION", "TABLES", "THRESHOLDS", "Column", "Table", "TableName"]  # also those declared elsewhere
 
 SCHEMA_VERSION = 2
 """2: columns that are null in parts of version 1 (`Column.since`), which can be read as ever."""
@@ -334,4 +334,6 @@ CLAIMS = Table(
     ),
 )
 
-TABLES: dict[str, Table] = {t.name: t for t in (PROBLEMS, SAMPLES, ANSWERS, GRADES, ENGINE, LOSS, SUMMARY, COMPLIANCE, COMPARISON, CLAIMS)}
+TABLES: dict[str, Table] = {
+    t.name: t for t in (PROBLEMS, SAMPLES, ANSWERS, GRADES, ENGINE, LOSS, SUMMARY, COMPLIANCE, COMPARISON, CLAIMS, EMERGENCE, THRESHOLDS)
+}
