@@ -15,7 +15,7 @@ Faults. `--fault '{"kind": "crash", "after": 3}'`, the same in FAKE_VLLM_FAULT, 
 away: for faults that a restart heals. Kinds:
   crash (SIGKILL to itself)  exit (status 3)  hang (accepts, never answers)  freeze (SIGSTOP to itself)
   500 | 503 | 400 | 429 (with retry_after seconds)  reset  slow (seconds)  cut_body  not_json
-  wrong_n  empty  wrong_usage  ignore_cap  ignore_budget (the thinking_token_budget)  swap (choices under the wrong index)
+  wrong_n  empty  wrong_usage  ignore_cap  ignore_budget  over_budget (of the thinking_token_budget)  swap (choices under the wrong index)
   die_at_start (prints, status 1)  never_ready  late (seconds)  deaf (hears SIGTERM only after seconds)
 `--children` starts a child (own process group) with a grandchild (own session), shared memory and a semaphore that nobody removes.
 """
@@ -76,7 +76,9 @@ class Tokenizer:
         if self.template is not None:
             text = self.template.render(messages=messages, add_generation_prompt=add_generation_prompt, **kwargs)
         else:
-            text = "".join(f"<|user|>{m['content']}" for m in messages) + ("<|assistant|>" if add_generation_prompt else "")
+            told = str(kwargs.get("reasoning_effort", ""))
+            text = told + "".join(f"<|user|>{m['content']}" for m in messages) + ("<|assistant|>" if add_generation_prompt else "")
+            text += "" if kwargs.get("enable_thinking", True) else "<think></think>"
         return self.encode(text)
 
 
@@ -370,7 +372,7 @@ class Handler(BaseHTTPRequestHandler):
                 room = min(cap, state.args.max_model_len - len(prompt))  # vLLM, too, lowers the cap in silence
                 tokens = state.model.generate(prompt, i, body.get("seed"))
                 if budget is not None and kind != "ignore_budget":
-                    tokens = state.model.closed_at(tokens, budget)
+                    tokens = state.model.closed_at(tokens, budget + (kind == "over_budget") * 3)
                 if kind == "ignore_cap":  # whatever it would have said, it says too much
                     tokens, room = [prompt[-1]] * (room + 3), room + 3
                 choices.append(self.choice(len(choices), prompt, tokens, room, stops, body))

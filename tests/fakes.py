@@ -32,6 +32,7 @@ from thinkscale.store import Store
 
 FAKE_VLLM = (sys.executable, str(Path(__file__).resolve().parent / "fake_vllm.py"))
 END, USER, ASSISTANT, OPEN, CLOSE = 1, 2, 3, 4, 5
+WAIT = (9, 10, 11)
 
 
 def model(name="fake-100k", **changes):
@@ -134,7 +135,8 @@ def run_toy(opened, **toy):
         client = Toy(**{"engine_seed": evaluate.engine_seed(opened, name, shards), **toy})
         for shard in shards:
             publish_problems(opened.store, shard.benchmark, opened.problems(shard.benchmark.name))
-            g = await generator(client, entry=opened.catalogue.models[name], answer_tokens=opened.config.answer_tokens)
+            how = {"route": shard.trace_set.route, "wait": WAIT if shard.trace_set.route.wait else ()}
+            g = await generator(client, entry=opened.catalogue.models[name], answer_tokens=opened.config.answer_tokens, **how)
             await run_shard(shard, g, opened.store)
         return client
 

@@ -84,7 +84,7 @@ def render(prompt_text: str, problem: Problem, examples: Sequence[Problem] = ())
     shown = [_Shown(p) for p in examples]
     try:
         text = environment.from_string(prompt_text).render(question=problem.question, choices=problem.choices, examples=shown)
-    except jinja2.TemplateError as e:
+    except (jinja2.TemplateError, ArithmeticError, LookupError, TypeError, ValueError) as e:  # a template is a program of somebody's
         raise ValueError(
             f"prompt cannot be rendered: {e}. A prompt may use `question`, `choices` and `examples` (each with question, answer, worked)."
         ) from e
