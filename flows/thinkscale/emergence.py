@@ -4,7 +4,7 @@ Why: one table from which every statement about emergence can be read off, with 
 What it does not do: compute curves, fits or verdicts itself (see `curves`, `onset`, `mirage`), or forecast.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -136,24 +136,39 @@ def loss_law(size: Floats, loss: Floats) -> Law | None:
     return Law(slope, slope - reach, slope + reach, float(np.exp(fit.intercept)), float(fit.rvalue**2), int(known.sum()))
 
 
+def shown_over_size(table: pd.DataFrame, curves: list[SkillCurve]) -> Iterator[tuple[str, list[tuple[dict[str, Any], SkillCurve]]]]:
+    """Each whole skill's rows over size at the smallest and the largest thinking budget, with their curves.
+
+    Args:
+        table: from `emergence`.
+        curves: the curves that it was made from.
+    """
+    known = {tuple(c.facts[name] for name in _ROW): c for c in curves}
+    sized = table[(table["axis"] == "size") & (table["slice"] == "all")]
+    for (benchmark, *_), rows in sized.groupby(["benchmark", "prompt", "route", "sampling", "family"], sort=True):
+        ends = rows.sort_values("thinking_budget").iloc[[0, -1] if len(rows) > 1 else [0]]
+        found = [{str(k): v for k, v in row.items()} for row in ends.to_dict("records")]
+        yield str(benchmark), [(row, known[tuple(row[name] for name in _ROW)]) for row in found]
+
+
 def findings(table: pd.DataFrame, curves: list[SkillCurve]) -> list[Finding]:
     """Where each whole skill sets in over size, at the smallest and the largest thinking budget, and how; then the loss.
 
     Args:
         table: from `emergence`.
-        curves: the same curves.
+        curves: the curves that it was made from.
     """
-    sized = table[(table["axis"] == "size") & (table["slice"] == "all")]
-    said = []
-    for _, rows in sized.groupby(["benchmark", "prompt", "route", "sampling", "family"], sort=True):
-        ends = rows.sort_values("thinking_budget").iloc[[0, -1] if len(rows) > 1 else [0]]
-        said += [_said({str(k): v for k, v in row.items()}) for row in ends.to_dict("records")]
+    said = [_said(row) for _, pairs in shown_over_size(table, curves) for row, _ in pairs]
     losses = {c.facts["family"]: c.places for c in curves if c.facts["axis"] == "size"}
     for family, places in losses.items():
         law = loss_law(places["params"].to_numpy(float), places["bits_per_byte"].to_numpy(float))
         if law is not None:
-            text = f"{family}: held-out bits per byte fall as parameters^-{law.exponent:.2f} over {law.sizes} sizes (R² {law.r2:.2f})."
-            said.append(Finding(text, law.exponent, law.low, law.high, "models.yaml", {"family": family}))
+            text = f"{family}: held-out bits per byte fall as parameters^-{law.exponent:.2f} [{law.low:.2f}, {law.high:.2f}]"
+            said.append(
+                Finding(
+                    f"{text} over {law.sizes} sizes (R² {law.r2:.2f}).", law.exponent, law.low, law.high, "models.yaml", {"family": family}
+                )
+            )
     return said
 
 
@@ -161,11 +176,18 @@ def _said(row: dict[str, Any]) -> Finding:
     value, low, high = row["onset"], row["onset_low"], row["onset_high"]
     where = f"{row['benchmark']}, thinking budget {row['thinking_budget']:.0f}"
     if value == np.inf:
-        text = f"{where}: no onset up to the largest size"
-        text += f" (it may lie at {low:.3g} parameters or above)." if np.isfinite(low) and low > 0 else "."
+        text = f"{where}: no onset up to the largest size, 95 % interval from {_amount(low)} parameters"
     elif value == 0:
-        text = f"{where}: half-way to its ceiling at the smallest size already."
+        text = f"{where}: half-way to its ceiling at the smallest size already, 95 % interval up to {_amount(high)} parameters"
     else:
-        text = f"{where}: half-way from chance to a ceiling of {row['ceiling']:.0%} at {value:.3g} parameters."
-    kind = f" Kind of onset: {row['label']}" + (f" ({row['why']})." if row["why"] else ".")
-    return Finding(text + kind, value, low, high, "emergence", {name: row[name] for name in _ROW})
+        text = f"{where}: half-way from chance to a ceiling of {row['ceiling']:.0%} at {_amount(value)} parameters"
+        text += f" [{_amount(low)}, {_amount(high)}]"
+    kind = f"; {row['label']}" + (f" ({row['why']})" if row["why"] else "")
+    return Finding(f"{text}{kind}.", value, low, high, "emergence", {name: row[name] for name in _ROW})
+
+
+def _amount(parameters: float) -> str:
+    """Three digits: 32,500. The ends of the axis: `beyond the largest`, `below the smallest`."""
+    if not np.isfinite(parameters) or parameters <= 0:
+        return "beyond the largest" if parameters > 0 else "below the smallest"
+    return f"{float(f'{parameters:.3g}'):,.0f}"

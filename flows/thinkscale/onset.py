@@ -65,6 +65,11 @@ def sigmoid(x: Floats, y: Floats, floor: float) -> Sigmoid:
     return Sigmoid(np.where(nothing, np.inf, onset), floor + height, width[best])
 
 
+def sigmoid_at(x: Floats, onset: float, width: float, ceiling: float, floor: float) -> Floats:
+    """A fitted sigmoid's values; arguments as in `Sigmoid`, onset as a logarithm."""
+    return np.asarray(floor + (ceiling - floor) / (1 + np.exp(-(x - onset) * _LOGIT_90 / width)))
+
+
 def leaves_floor(x: Floats, y: Floats, floor: float) -> Floats:
     """Where a flat floor turns into a rising line: y = floor + slope * max(0, x - knot), of each row, up to its ceiling.
 
