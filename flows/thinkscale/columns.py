@@ -9,7 +9,9 @@ from typing import Literal
 
 import pyarrow as pa
 
-TableName = Literal["problems", "samples", "answers", "grades", "engine", "summary", "comparison", "claims", "emergence", "thresholds"]
+TableName = Literal[
+    "problems", "samples", "answers", "grades", "engine", "summary", "comparison", "claims", "emergence", "thresholds", "calibration"
+]
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from rich.markup import escape
 from rich.table import Table as RichTable
 from upath import UPath
 
+from thinkscale.calibration import calibration, confident_before_onset
 from thinkscale.compare import claims, compare, comparison_table, headline
 from thinkscale.curves import About, skill_curves
 from thinkscale.emergence import Finding, emergence, findings
@@ -93,7 +94,7 @@ class Emerged(NamedTuple):
 
 
 def what_emerges(study: Study, graded: pd.DataFrame, summary: pd.DataFrame) -> Emerged:
-    """Tables `emergence` and `thresholds`, the figure of skills and loss over size, and sentences; writes the figure alone."""
+    """Tables `emergence`, `thresholds`, `calibration`, the figure of skills and loss over size, sentences; writes the figure alone."""
     seed, models = study.config.engine.seed, study.catalogue.models
     about = {name: About(m.family, m.training_tokens, m.bits_per_byte) for name, m in models.items() if name in study.config.models}
     curves = skill_curves(graded, summary, {name: b.chance for name, b in study.known.items()}, about, seed)
@@ -101,7 +102,12 @@ def what_emerges(study: Study, graded: pd.DataFrame, summary: pd.DataFrame) -> E
     emerged = emergence(curves, PUBLISHED_DRAWS, seed)
     figure = emergence_over_size(emerged, curves, study.store.root / "plots" / "emergence-over-size.png", "What emerges where over size?")
     tables: dict[TableName, pd.DataFrame] = {"emergence": emerged, "thresholds": thresholds(curves, PUBLISHED_DRAWS, seed)}
-    return Emerged(tables, () if figure is None else (figure,), tuple(findings(emerged, curves)))
+    tables["calibration"] = calibration(graded, PUBLISHED_DRAWS, seed)
+    return Emerged(
+        tables,
+        () if figure is None else (figure,),
+        tuple(findings(emerged, curves) + confident_before_onset(emerged, tables["calibration"])),
+    )
 
 
 def planned_rows(study: Study, graded: pd.DataFrame) -> pd.DataFrame:
@@ -125,7 +131,9 @@ def show(analysis: Analysis) -> None:
     if analysis.findings:
         console.print("[bold]What emerges where over size?[/bold]")
     for finding in analysis.findings:
-        row = ", ".join(f"{name}={value}" if name != "at" else str(value) for name, value in finding.row.items() if name in ("axis", "at"))
+        row = ", ".join(
+            f"{name}={value}" if name != "at" else str(value) for name, value in finding.row.items() if name in ("axis", "at", "cell_id")
+        )
         console.print(f"  {escape(finding.text)}" + (f" [dim]({finding.table}.parquet: {row})[/dim]" if row else ""), highlight=False)
     if analysis.owed:
         console.print(f"[bold]Not complete:[/bold] {analysis.owed:,} planned answers are owed; the tables hold what is there.")
