@@ -113,3 +113,32 @@ THRESHOLDS = Table(
         Column("num_problems", pa.int32(), "Problems that all places share."),
     ),
 )
+
+CALIBRATION = Table(
+    "calibration",
+    "one row per cell: what the agreement of samples is worth as confidence",
+    ("cell_id",),
+    (
+        Column("cell_id", pa.string(), "Hash of trace set and thinking budget."),
+        Column("model", pa.string(), "Name of the model."),
+        Column("params", pa.int64(), "Total parameters of the model."),
+        *_CURVE[:2],
+        *_CURVE[3:6],
+        Column("thinking_budget", pa.int32(), "Cap on thinking tokens; 0 is thinking off."),
+        Column("accuracy", pa.float64(), "Accuracy of one sample."),
+        Column(
+            "confidence", pa.float64(), "Mean share of a problem's other samples that give a sample's answer; 0 for a sample without one."
+        ),
+        Column("overconfidence", pa.float64(), "`confidence - accuracy`: above 0 samples agree more often than they are right."),
+        Column("overconfidence_low", pa.float64(), "Lower end of its 95 % interval over problems."),
+        Column("overconfidence_high", pa.float64(), "Upper end of its 95 % interval over problems."),
+        Column("ece", pa.float64(), "Expected calibration error over ten bins of confidence."),
+        Column("ece_low", pa.float64(), "Lower end of its 95 % interval over problems."),
+        Column("ece_high", pa.float64(), "Upper end of its 95 % interval over problems."),
+        Column("confident_wrong", pa.float64(), "Share of samples that are wrong although half of the others or more agree with them."),
+        Column("confident_wrong_low", pa.float64(), "Lower end of its 95 % interval over problems."),
+        Column("confident_wrong_high", pa.float64(), "Upper end of its 95 % interval over problems."),
+        Column("num_problems", pa.int32(), "Problems with two samples and more."),
+        Column("num_samples", pa.int32(), "Fewest samples of any of them."),
+    ),
+)

@@ -15,6 +15,7 @@ from rich.markup import escape
 from rich.table import Table as RichTable
 from upath import UPath
 
+from thinkscale.calibration import calibration, confident_before_onset
 from thinkscale.compare import claims, compare, comparison_table, headline
 from thinkscale.compliance import compliance, compliance_table
 from thinkscale.curves import About, skill_curves
@@ -104,7 +105,7 @@ class Emerged(NamedTuple):
 
 
 def what_emerges(study: Study, graded: pd.DataFrame, summary: pd.DataFrame, measured: Mapping[str, float]) -> Emerged:
-    """Tables `emergence` and `thresholds`, the figure of skills and loss over size, and sentences; writes the figure alone.
+    """Tables `emergence`, `thresholds`, `calibration`, the figure of skills and loss over size, sentences; writes the figure alone.
 
     Args: measured: bits per byte of models; of the others the catalogue may have it.
     """
@@ -119,7 +120,12 @@ def what_emerges(study: Study, graded: pd.DataFrame, summary: pd.DataFrame, meas
     emerged = emergence(curves, PUBLISHED_DRAWS, seed)
     figure = emergence_over_size(emerged, curves, study.store.root / "plots" / "emergence-over-size.png", "What emerges where over size?")
     tables: dict[TableName, pd.DataFrame] = {"emergence": emerged, "thresholds": thresholds(curves, PUBLISHED_DRAWS, seed)}
-    return Emerged(tables, () if figure is None else (figure,), tuple(findings(emerged, curves)))
+    tables["calibration"] = calibration(graded, PUBLISHED_DRAWS, seed)
+    return Emerged(
+        tables,
+        () if figure is None else (figure,),
+        tuple(findings(emerged, curves) + confident_before_onset(tables["calibration"], emerged)),
+    )
 
 
 def planned_rows(study: Study, graded: pd.DataFrame) -> pd.DataFrame:
@@ -145,7 +151,9 @@ def show(analysis: Analysis) -> None:
     if analysis.findings:
         console.print("[bold]What emerges where over size?[/bold]")
     for finding in analysis.findings:
-        row = ", ".join(f"{name}={value}" if name != "at" else str(value) for name, value in finding.row.items() if name in ("axis", "at"))
+        row = ", ".join(
+            f"{name}={value}" if name != "at" else str(value) for name, value in finding.row.items() if name in ("axis", "at", "cell_id")
+        )
         console.print(f"  {escape(finding.text)}" + (f" [dim]({finding.table}.parquet: {row})[/dim]" if row else ""), highlight=False)
     if analysis.owed:
         console.print(f"[bold]Not complete:[/bold] {analysis.owed:,} planned answers are owed; the tables hold what is there.")

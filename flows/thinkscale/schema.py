@@ -7,9 +7,18 @@ What it does not do: read or write anything (see `store`), or compute any value 
 import pyarrow as pa
 
 from thinkscale.columns import POINT, TRACE_SET, Column, Table, TableName, id_type
-from thinkscale.conclusions import EMERGENCE, THRESHOLDS
+from thinkscale.conclusions import CALIBRATION, EMERGENCE, THRESHOLDS
 
-__all__ = ["EMERGENCE", "SCHEMA_VERSION", "TABLES", "THRESHOLDS", "Column", "Table", "TableName"]  # also those declared elsewhere
+__all__ = [
+    "CALIBRATION",
+    "EMERGENCE",
+    "SCHEMA_VERSION",
+    "TABLES",
+    "THRESHOLDS",
+    "Column",
+    "Table",
+    "TableName",
+]  # also those declared elsewhere
 
 SCHEMA_VERSION = 2
 """2: columns that are null in parts of version 1 (`Column.since`), which can be read as ever."""
@@ -335,5 +344,6 @@ CLAIMS = Table(
 )
 
 TABLES: dict[str, Table] = {
-    t.name: t for t in (PROBLEMS, SAMPLES, ANSWERS, GRADES, ENGINE, LOSS, SUMMARY, COMPLIANCE, COMPARISON, CLAIMS, EMERGENCE, THRESHOLDS)
+    t.name: t
+    for t in (PROBLEMS, SAMPLES, ANSWERS, GRADES, ENGINE, LOSS, SUMMARY, COMPLIANCE, COMPARISON, CLAIMS, EMERGENCE, THRESHOLDS, CALIBRATION)
 }
