@@ -262,6 +262,8 @@ class Experiment(Strict):
     """Cap on the answer, the same for every budget."""
     sampling: Sampling | None = None
     """None: what each model's makers recommend."""
+    gold_logprob: bool = False
+    """Score the gold answer, too, in the place of every answer that is drawn (a one-token request for each of its tokens)."""
     greedy: bool = False
     """Draw one greedy sample besides, as cells of their own: a reference, never mixed with what is sampled."""
     problem_seed: int = 0
