@@ -3,10 +3,12 @@
 import asyncio
 import dataclasses
 
+import pandas as pd
 import pytest
 
 from fake_vllm import CHARACTERS
 from fakes import CLOSE, END, OPEN, WAIT, Toy, generator, model, reopen, rows, run_fake, run_toy, study
+from thinkscale.compare import ClaimError
 from thinkscale.compliance import compliance, compliance_table
 from thinkscale.config import ConfigError, Thinking
 from thinkscale.endpoint import Choice, ResponseInvalid
@@ -408,6 +410,32 @@ def test_a_greedy_reference_is_a_cell_of_its_own(tmp_path):
     assert graded.groupby("cell_id", observed=True)["sampling"].nunique().max() == 1
     counts = graded.groupby("sampling", observed=True)["sample_index"].nunique().to_dict()
     assert sorted(counts.values()) == [1, 4] and not owed_shards(opened, "fake-100k")
+
+
+def test_greedy_references_and_other_prompts_are_paired_with_their_like(tmp_path):
+    opened = study(tmp_path, greedy=True, models=["fake-21k", "fake-100k"], prompt="few-shot-bare", examples=[0, 2])
+    run_fake(opened)
+    analyze(opened)
+    table = pd.read_parquet(opened.store.root / "comparison.parquet")
+    facts = read_graded(opened.store.root).drop_duplicates("cell_id").set_index("cell_id")
+    for side in ("prompt", "sampling"):
+        small, big = (facts.loc[table[f"{which}_cell_id"], side].astype(str).tolist() for which in ("small", "big"))
+        assert small == big and len(set(small)) == 2
+
+
+@pytest.mark.parametrize("route", ["effort=high", None])
+def test_a_claim_says_which_level_it_means(tmp_path, route):
+    side = {"model": "fake-100k", "thinking_budget": 16}
+    claim = {"name": "more is more", "benchmark": "mapping", "better": side | {"route": route}, "worse": side | {"route": "effort=low"}}
+    levels = {"low": {"reasoning_effort": "low"}, "high": {"reasoning_effort": "high"}}
+    opened = study(tmp_path, thinking={"route": "effort", "levels": levels}, thinking_budgets=[16], greedy=True, claims=[claim])
+    run_fake(opened)
+    if route is None:
+        with pytest.raises(ClaimError, match=r"fits 2 cells: .*effort=high.*Say `prompt` or `route`"):
+            analyze(opened)
+        return
+    (row,) = analyze(opened).claims.to_dict("records")
+    assert row["better"] == "fake-100k budget=16 pass@1 effort=high" and row["num_problems"] == 12
 
 
 @pytest.mark.parametrize(

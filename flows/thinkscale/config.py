@@ -189,6 +189,10 @@ class PointRef(Strict):
     thinking_budget: Annotated[int, Field(ge=0)]
     metric: MetricName = "pass@k"
     k: Positive = 1
+    route: str | None = None
+    """As in the column `route`, where there are several (`effort=low`)."""
+    prompt: str | None = None
+    """As in the column `prompt`, where there are several (`few-shot=2`)."""
 
 
 class Claim(Strict):
