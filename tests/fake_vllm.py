@@ -404,14 +404,16 @@ class Handler(BaseHTTPRequestHandler):
             "text": text,
             "token_ids": kept,
             "prompt_token_ids": prompt,
-            "logprobs": self.logprobs(kept, texts) if "logprobs" in body else None,
+            "logprobs": self.logprobs(kept, texts, prompt, body) if "logprobs" in body else None,
             "finish_reason": reason,
             "stop_reason": stop,
         }
 
-    def logprobs(self, kept, texts):
+    def logprobs(self, kept, texts, prompt, body):
         """Made up, the same for the same tokens."""
-        return {"tokens": texts[: len(kept)], "token_logprobs": [-0.01 * (1 + token % 7) for token in kept]}
+        asked = {f"token_id:{t}": -0.01 * (1 + (t + len(prompt)) % 7) for t in body.get("logprob_token_ids") or ()}
+        said = {"tokens": texts[: len(kept)], "token_logprobs": [-0.01 * (1 + token % 7) for token in kept]}
+        return said | {"top_logprobs": [asked] * len(kept)}
 
     def send_broken(self, kind, answer):
         """Faults within an answer."""

@@ -3,13 +3,17 @@
 import asyncio
 import dataclasses
 
+import pandas as pd
 import pytest
 
+from fake_vllm import CHARACTERS
 from fakes import CLOSE, END, OPEN, WAIT, Toy, generator, model, reopen, rows, run_fake, run_toy, study
+from thinkscale.compare import ClaimError
 from thinkscale.compliance import compliance, compliance_table
 from thinkscale.config import ConfigError, Thinking
-from thinkscale.endpoint import Choice
-from thinkscale.generate import SampleKey
+from thinkscale.endpoint import Choice, ResponseInvalid
+from thinkscale.forced import gold_logprobs
+from thinkscale.generate import AnswerKey, SampleKey
 from thinkscale.plan import owed_shards, plan
 from thinkscale.problems import Problem
 from thinkscale.prompting import chosen, example_pool, render, wait_ids
@@ -356,6 +360,42 @@ def test_a_trace_that_fills_the_context_serves_the_budgets_that_fit():
     assert cut(Trace((), "too_long", 40), 1) == Cut((), "too_long")
 
 
+# --- gold answers
+
+
+def test_gold_answers_are_scored_in_the_place_of_every_answer_and_asked_once(tmp_path):
+    opened = study(tmp_path, gold_logprob=True)
+    run_fake(opened)
+    answers = rows(opened, "answers")
+    gold = {p.problem_id: p.answer for p in opened.problems("mapping")}
+    for a in answers:
+        assert a["gold_tokens"] == len(gold[a["problem_id"]])
+        before = a["prompt_tokens"] + a["thinking_tokens"] + a["injected_tokens"]
+        ids = [CHARACTERS.index(c) + 6 for c in gold[a["problem_id"]]]
+        assert a["gold_logprob"] == pytest.approx(sum(-0.01 * (1 + (t + before + i) % 7) for i, t in enumerate(ids)))
+    assert all(a["gold_logprob"] is None for a in rows(study_without(tmp_path), "answers"))
+    assert plan(opened)[0].cells == 3 and not owed_shards(opened, "fake-100k")
+
+
+def study_without(tmp_path):
+    (tmp_path / "without").mkdir()
+    opened = study(tmp_path / "without")
+    run_fake(opened)
+    return opened
+
+
+def test_a_server_without_log_probabilities_of_stated_ids_is_an_error():
+    async def go():
+        g = await generator(Toy())
+        traces = await g.traces(PROMPTS, KEYS[:1], 8)
+        answers = await g.answers(PROMPTS, traces, [AnswerKey(*KEYS[0], 8)], {})
+        problem = dataclasses.replace(few(1)[0], problem_id=KEYS[0].problem_id, answer="</think>")
+        return await gold_logprobs(g, PROMPTS, [problem], answers)
+
+    with pytest.raises(ResponseInvalid, match="logprob_token_ids"):
+        asyncio.run(go())
+
+
 # --- greedy references, and what is refused
 
 
@@ -370,6 +410,32 @@ def test_a_greedy_reference_is_a_cell_of_its_own(tmp_path):
     assert graded.groupby("cell_id", observed=True)["sampling"].nunique().max() == 1
     counts = graded.groupby("sampling", observed=True)["sample_index"].nunique().to_dict()
     assert sorted(counts.values()) == [1, 4] and not owed_shards(opened, "fake-100k")
+
+
+def test_greedy_references_and_other_prompts_are_paired_with_their_like(tmp_path):
+    opened = study(tmp_path, greedy=True, models=["fake-21k", "fake-100k"], prompt="few-shot-bare", examples=[0, 2])
+    run_fake(opened)
+    analyze(opened)
+    table = pd.read_parquet(opened.store.root / "comparison.parquet")
+    facts = read_graded(opened.store.root).drop_duplicates("cell_id").set_index("cell_id")
+    for side in ("prompt", "sampling"):
+        small, big = (facts.loc[table[f"{which}_cell_id"], side].astype(str).tolist() for which in ("small", "big"))
+        assert small == big and len(set(small)) == 2
+
+
+@pytest.mark.parametrize("route", ["effort=high", None])
+def test_a_claim_says_which_level_it_means(tmp_path, route):
+    side = {"model": "fake-100k", "thinking_budget": 16}
+    claim = {"name": "more is more", "benchmark": "mapping", "better": side | {"route": route}, "worse": side | {"route": "effort=low"}}
+    levels = {"low": {"reasoning_effort": "low"}, "high": {"reasoning_effort": "high"}}
+    opened = study(tmp_path, thinking={"route": "effort", "levels": levels}, thinking_budgets=[16], greedy=True, claims=[claim])
+    run_fake(opened)
+    if route is None:
+        with pytest.raises(ClaimError, match=r"fits 2 cells: .*effort=high.*Say `prompt` or `route`"):
+            analyze(opened)
+        return
+    (row,) = analyze(opened).claims.to_dict("records")
+    assert row["better"] == "fake-100k budget=16 pass@1 effort=high" and row["num_problems"] == 12
 
 
 @pytest.mark.parametrize(

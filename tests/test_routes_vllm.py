@@ -10,6 +10,7 @@ import real_engine
 from thinkscale.config import FLOWS, Sampling, Thinking
 from thinkscale.endpoint import Client
 from thinkscale.evaluate import evaluate
+from thinkscale.forced import gold_logprobs
 from thinkscale.generate import AnswerKey, SampleKey
 from thinkscale.loading import load_catalogue, prompt_text
 from thinkscale.plan import open_study, owed_shards
@@ -17,7 +18,7 @@ from thinkscale.problems import benchmarks
 from thinkscale.prompting import example_pool, wait_ids
 from thinkscale.routes import GREEDY, Route
 from thinkscale.store import read_graded
-from thinkscale.thinking import Cut, cut
+from thinkscale.thinking import Cut, answer_prompt, cut
 
 CATALOGUE = load_catalogue()
 LADDER = CATALOGUE.models[real_engine.MODEL]
@@ -142,6 +143,29 @@ def test_the_log_probability_of_an_answer_is_what_the_model_gives_its_tokens_one
         assert stored == pytest.approx(forced, abs=1e-3)
     hot = drawn(real_endpoint, do, sampling=Sampling(temperature=2.0))[1]
     assert min(a.logprob for a in hot.values()) < min(a.logprob for a in answers.values())
+
+
+@pytest.mark.engine
+def test_the_score_of_a_gold_answer_is_what_prompt_logprobs_says_and_higher_where_the_model_is_right(real_endpoint):
+    async def do(generator, prompts):
+        traces = await generator.traces(prompts, KEYS, LARGEST)
+        answers = await generator.answers(prompts, traces, [AnswerKey(*k, b) for k in KEYS for b in (0, 12, LARGEST)], {})
+        gold = await gold_logprobs(generator, prompts, PROBLEMS, answers)
+        forced = {}
+        for key in list(gold)[:9]:
+            ids = await generator.client.tokenize(next(p.answer for p in PROBLEMS if p.problem_id == key.problem_id))
+            before = answer_prompt(prompts[key.problem_id], answers[key].seen, generator.boundary)
+            body = {"model": LADDER.name, "prompt": [*before, *ids], "max_tokens": 1, "prompt_logprobs": 0}
+            each = (await generator.client._post("/v1/completions", body))["choices"][0]["prompt_logprobs"][len(before) :]
+            forced[key] = sum(next(iter(p.values()))["logprob"] for p in each)
+        return gold, forced
+
+    gold, forced = drawn(real_endpoint, do)
+    assert len(gold) == 3 * len(KEYS) and len({k.thinking_budget for k in forced}) == 3
+    for key, expected in forced.items():
+        assert gold[key].logprob == pytest.approx(expected, abs=1e-3)
+    mean = {b: sum(g.logprob for k, g in gold.items() if k.thinking_budget == b) / len(KEYS) for b in (0, LARGEST)}
+    assert mean[LARGEST] > mean[0] + 1
 
 
 @pytest.mark.engine

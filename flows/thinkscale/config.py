@@ -189,6 +189,10 @@ class PointRef(Strict):
     thinking_budget: Annotated[int, Field(ge=0)]
     metric: MetricName = "pass@k"
     k: Positive = 1
+    route: str | None = None
+    """As in the column `route`, where there are several (`effort=low`)."""
+    prompt: str | None = None
+    """As in the column `prompt`, where there are several (`few-shot=2`)."""
 
 
 class Claim(Strict):
@@ -271,6 +275,8 @@ class Experiment(Strict):
     """Cap on the answer, the same for every budget."""
     sampling: Sampling | None = None
     """None: what each model's makers recommend."""
+    gold_logprob: bool = False
+    """Score the gold answer, too, in the place of every answer that is drawn (a one-token request for each of its tokens)."""
     greedy: bool = False
     """Draw one greedy sample besides, as cells of their own: a reference, never mixed with what is sampled."""
     problem_seed: int = 0

@@ -144,7 +144,7 @@ class Generator:
             read = [read_native(d, self.boundary, cap) if native else read_trace(None, d, self.boundary, cap) for d in drawn]
             return list(zip(keys, read, strict=True))
 
-        found = await self._bounded([(len(indices), partial(one, p, indices)) for p, indices in groups])
+        found = await self.bounded([(len(indices), partial(one, p, indices)) for p, indices in groups])
         return await self._on(prompts, {key: trace for group in found for key, trace in group}, budget)
 
     async def continued(
@@ -188,7 +188,7 @@ class Generator:
             caps = [self._cap(prompts[key.problem_id], budget) for key, _ in group]
             return [(key, read_trace(t, d, self.boundary, cap)) for (key, t), d, cap in zip(group, drawn, caps, strict=True)]
 
-        found = await self._bounded([(len(g), partial(one, room, g)) for room, all_ in by_room.items() for g in self._grouped(all_)])
+        found = await self.bounded([(len(g), partial(one, room, g)) for room, all_ in by_room.items() for g in self._grouped(all_)])
         return {key: trace for group in found for key, trace in group}
 
     def _cap(self, prompt: Sequence[int], budget: int) -> int:
@@ -250,7 +250,7 @@ class Generator:
                     rows.append((key, Answer(*seen_of[key], len(d.token_ids), d.text, d.finish_reason, said, spent, d.logprob)))
             return rows
 
-        found = await self._bounded([(len(batch), partial(one, batch)) for batch in self._grouped(groups)])
+        found = await self.bounded([(len(batch), partial(one, batch)) for batch in self._grouped(groups)])
         return done | {key: answer for group in found for key, answer in group}
 
     async def prompts(
@@ -266,7 +266,7 @@ class Generator:
                 ids = await self.client.tokenize(text, add_special_tokens=True)
             return problem.problem_id, ids
 
-        return dict(await self._bounded([(1, partial(one, p)) for p in problems]))
+        return dict(await self.bounded([(1, partial(one, p)) for p in problems]))
 
     def _seen(self, trace: Trace, budget: int) -> tuple[Cut, str]:
         whole = Cut(trace.ids, trace.ended) if self.route.name == "native" and trace.ended != "too_long" else cut(trace, budget)
@@ -287,7 +287,7 @@ class Generator:
         self.on_drawn(len(drawn), sum(len(d.token_ids) for d in drawn))
         return drawn
 
-    async def _bounded(self, work: list[tuple[int, Callable[[], Awaitable[Any]]]]) -> list[Any]:
+    async def bounded(self, work: list[tuple[int, Callable[[], Awaitable[Any]]]]) -> list[Any]:
         """Run all, each when there is room for its sequences; the first failure cancels the rest and is raised."""
 
         async def one(size: int, job: Callable[[], Awaitable[Any]]) -> Any:

@@ -160,7 +160,7 @@ def _slices(study: Study, trace_set: TraceSet) -> list[Shard]:
     for start in range(0, len(problems), size):
         part = problems[start : start + size]
         label = f"{benchmark.name} {start + 1}-{start + len(part)}"
-        found.append(Shard(trace_set, benchmark, label, part, budget, (), (), (), pool))
+        found.append(Shard(trace_set, benchmark, label, part, budget, (), (), (), pool, study.config.gold_logprob))
     return found
 
 
@@ -224,7 +224,7 @@ def _plan_row(study: Study, model: Model, trace_set: TraceSet, owed: dict[int, i
     traces = owed[largest] if largest else 0
     problems = traces / trace_set.num_samples
     answer_context = np.array([prompt + b for b in owed])
-    answers = np.array(list(owed.values()), dtype=float)
+    answers = np.array(list(owed.values()), dtype=float) * (2 if config.gold_logprob else 1)  # gold is no longer than the answers' cap
     prefill = problems * float(cost.prefill_flops(model.shape, prompt))
     decode = traces * float(cost.decode_flops(model.shape, prompt, largest + 1)) if traces else 0.0
     decode += float(np.sum(answers * cost.decode_flops(model.shape, answer_context, config.answer_tokens)))

@@ -133,6 +133,11 @@ def variants(config: Experiment, recommended: Sampling) -> list[tuple[Route, int
     return [(route, examples, *how) for route in routes(config) for examples in config.examples for how in drawn]
 
 
+def is_greedy(sampling: str) -> bool:
+    """Of the column `sampling`."""
+    return sampling.startswith("temperature=0,")
+
+
 def told(model: Model, route: Route) -> Model:
     """The model with what its chat template is told on this route."""
     return model.model_copy(update={"template_kwargs": {**model.template_kwargs, **dict(route.template_kwargs)}})

@@ -129,6 +129,8 @@ ANSWERS = Table(
             since=2,
         ),
         Column("answer_logprob_mean", pa.float64(), "The same per token of the answer.", nullable=True, since=2),
+        Column("gold_logprob", pa.float64(), "Of the gold answer, in place of this one; null where not asked for.", nullable=True, since=2),
+        Column("gold_tokens", pa.int32(), "Tokens of the gold answer, which `gold_logprob` is the sum over.", nullable=True, since=2),
         Column(
             "answer_finish",
             id_type,

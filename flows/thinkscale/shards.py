@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from thinkscale.config import digest
+from thinkscale.forced import Gold, gold_logprobs
 from thinkscale.generate import TOO_LONG, Answer, AnswerKey, Generator, SampleKey
 from thinkscale.grading import Grade, grade, grader_version
 from thinkscale.problems import Benchmark, Problem
@@ -41,6 +42,8 @@ class Shard:
     answers: tuple[AnswerKey, ...]
     pool: tuple[Problem, ...] = ()
     """What worked examples are taken from."""
+    gold: bool = False
+    """Score the gold answers."""
 
     @cached_property
     def slice_id(self) -> str:
@@ -88,7 +91,8 @@ async def run_shard(shard: Shard, generator: Generator, store: Store) -> ShardDo
     known = await asyncio.to_thread(known_answers, store, shard) if stored else {}
     answers = await generator.answers(prompts, traces, shard.answers, known)
     name = f"{set_id}-{digest(shard.answers)}"
-    rows = [_answer_row(shard, key, answer, prompts, generator) for key, answer in answers.items()]
+    gold = await gold_logprobs(generator, prompts, shard.problems, answers) if shard.gold else {}
+    rows = [_answer_row(shard, key, answer, prompts, generator) | _gold(gold.get(key)) for key, answer in answers.items()]
     await asyncio.to_thread(store.publish, "answers", name, rows, trace_set_id=set_id)
     graded = asyncio.to_thread(grade_part, store, name, {shard.benchmark.name: shard.benchmark}, _by_id(shard.problems))
     return ShardDone(len(drawn), len(answers), await graded)
@@ -190,6 +194,10 @@ def _of_slice(store: Store, table: TableName, columns: list[str], shard: Shard) 
     """The rows of a shard's problems, whichever shard drew them."""
     rows = store.read(table, ["problem_id", "sample_index", *columns], {shard.trace_set.trace_set_id})
     return rows.filter(pc.is_in(rows["problem_id"].cast(pa.string()), pa.array([p.problem_id for p in shard.problems])))
+
+
+def _gold(gold: Gold | None) -> dict[str, Any]:
+    return {"gold_logprob": gold and gold.logprob, "gold_tokens": gold and gold.tokens}
 
 
 def _by_id(problems: tuple[Problem, ...]) -> dict[str, Problem]:

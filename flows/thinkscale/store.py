@@ -169,7 +169,7 @@ class Store:
             if missing := set(schema.names) - set(file.schema_arrow.names) - later:
                 raise _Foreign(f"columns {sorted(missing)} are missing")
             found = file.read(columns=[name for name in schema.names if name not in later])
-            for field in [schema.field(name) for name in schema.names if name in later]:
+            for field in [f for f in schema if f.name in later]:
                 found = found.append_column(field, pa.nulls(found.num_rows, field.type))
             found = found.select(schema.names).cast(schema)
             if found.num_rows != meta.get("rows"):
