@@ -54,6 +54,8 @@ results/<experiment>/
   summary.parquet      accuracy with interval and cost of every point
   comparison.parquet   smaller model thinking more against bigger model
   claims.parquet       the comparisons that the YAML named beforehand
+  scaling.parquet      the laws that losses and errors follow over sizes, tokens and losses
+  forecast.parquet     the largest size of each skill, forecast from the smaller ones and scored
   plots/               pictures of the summary; `flows/analyze.py` makes plots, these tables and engine.parquet again
   claims/              who is working on what just now; empty when nothing is owed
   quarantine/          parts that were not whole or not ours, set aside; what they held is owed again

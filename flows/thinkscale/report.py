@@ -14,9 +14,10 @@ from upath import UPath
 
 from thinkscale.compare import claims, compare, comparison_table, headline
 from thinkscale.exchange import overall_rate
+from thinkscale.foresight import Finding, foresee
 from thinkscale.mend import mend
 from thinkscale.plan import Study, plan
-from thinkscale.plots import accuracy_vs_flops, accuracy_vs_size
+from thinkscale.plots import accuracy_vs_flops, accuracy_vs_size, forecasts
 from thinkscale.store import StoreError, read_graded
 from thinkscale.summarize import summarize
 
@@ -34,13 +35,15 @@ class Analysis:
     rates: pd.DataFrame
     """What a doubling of parameters is worth (`exchange.overall_rate`)."""
     claims: pd.DataFrame
+    findings: tuple[Finding, ...]
+    """What the smaller sizes would have told (`foresight`)."""
     owed: int
     engines: tuple[str, ...]
     quarantined: tuple[UPath, ...]
 
 
 def analyze(study: Study) -> Analysis:
-    """Summarize, compare, check the claims and plot; writes summary, comparison and claims tables and two plots.
+    """Summarize, compare, check the claims and plot; writes the tables and the plots.
 
     Raises: StoreError where nothing is on disk or parts contradict each other.
     """
@@ -55,13 +58,17 @@ def analyze(study: Study) -> Analysis:
     log.info("comparing %s points", f"{len(summary):,}")
     comparison = compare(graded, summary, PUBLISHED_DRAWS, seed)
     checked = claims(graded, study.config.claims, PUBLISHED_DRAWS, seed)
+    foreseen = foresee(graded, {name: b.chance for name, b in study.known.items()}, families(study), PUBLISHED_DRAWS, seed)
     root = study.store.root
     files = (
         accuracy_vs_flops(summary, root / "plots" / "accuracy-vs-flops.png", study.config.asks),
         accuracy_vs_size(summary, root / "plots" / "accuracy-vs-size.png", study.config.asks),
+        *forecasts(foreseen.forecast, root / "plots" / "forecast.png", study.config.asks),
         study.store.write_table("summary", summary),
         study.store.write_table("comparison", comparison),
         study.store.write_table("claims", checked),
+        study.store.write_table("scaling", foreseen.scaling),
+        study.store.write_table("forecast", foreseen.forecast),
         study.store.write_table("engine", study.store.read("engine").to_pandas().sort_values(["time", "engine_start"])),
     )
     rows = plan(study)
@@ -69,7 +76,15 @@ def analyze(study: Study) -> Analysis:
     engines = tuple(sorted(graded["engine"].astype(str).unique()))
     best = headline(graded, summary, PUBLISHED_DRAWS, seed)
     rates = overall_rate(graded, summary, PUBLISHED_DRAWS, seed)
-    return Analysis(files, best, rates, checked, owed, engines, tuple(study.store.quarantined()))
+    return Analysis(files, best, rates, checked, tuple(foreseen.findings), owed, engines, tuple(study.store.quarantined()))
+
+
+def families(study: Study) -> pd.DataFrame:
+    """Every model of the catalogue whose family is in the experiment: losses of models that were not run are points of a law too."""
+    ours = {study.catalogue.models[name].family for name in study.config.models}
+    columns = ("family", "params", "training_tokens", "bits_per_byte")
+    models = {m.name: {c: getattr(m, c) for c in columns} for m in study.catalogue.models.values() if m.family in ours}
+    return pd.DataFrame.from_dict(models, orient="index").astype({"training_tokens": float, "bits_per_byte": float})
 
 
 def planned_rows(study: Study, graded: pd.DataFrame) -> pd.DataFrame:
@@ -90,6 +105,10 @@ def show(analysis: Analysis) -> None:
         console.print(rates_table(analysis.rates))
     if len(analysis.claims):
         console.print(claims_table(analysis.claims))
+    if analysis.findings:
+        console.print("[bold]What would the smaller sizes have told?[/bold]")
+        for finding in analysis.findings:
+            console.print(f"  {finding.text} [dim]({finding.table}.parquet)[/dim]", highlight=False)
     if analysis.owed:
         console.print(f"[bold]Not complete:[/bold] {analysis.owed:,} planned answers are owed; the tables hold what is there.")
     if analysis.quarantined:

@@ -4,47 +4,16 @@ Why: a data dictionary that is typed in twice drifts; `results/README.md` is mad
 What it does not do: read or write anything (see `store`), or compute any value (see `grading`, `summarize`, `compare`).
 """
 
-from dataclasses import dataclass
-from typing import Literal
-
 import pyarrow as pa
+
+from thinkscale.columns import Column, Table, TableName
+from thinkscale.extrapolations import FORECAST, SCALING
+
+__all__ = ["FORECAST", "SCALING", "SCHEMA_VERSION", "TABLES", "Column", "Table", "TableName"]  # also those declared elsewhere
 
 SCHEMA_VERSION = 1
 
-TableName = Literal["problems", "samples", "answers", "grades", "engine", "summary", "comparison", "claims"]
-
 _id = pa.dictionary(pa.int32(), pa.string())  # ids repeat on every row: dictionary-encoded they cost a few bits
-
-
-@dataclass(frozen=True)
-class Column:
-    """One column: its Arrow type, what it means, and whether null is a value it may take."""
-
-    name: str
-    type: pa.DataType
-    doc: str
-    nullable: bool = False
-
-
-@dataclass(frozen=True)
-class Table:
-    """One table: what a row is (grain), which columns identify it (key), and all columns in order."""
-
-    name: TableName
-    grain: str
-    key: tuple[str, ...]
-    columns: tuple[Column, ...]
-
-    @property
-    def arrow(self) -> pa.Schema:
-        """The Arrow schema; null is refused where the declaration refuses it."""
-        return pa.schema([pa.field(c.name, c.type, nullable=c.nullable) for c in self.columns])
-
-    @property
-    def names(self) -> list[str]:
-        """Column names in order."""
-        return [c.name for c in self.columns]
-
 
 _TRACE_SET = (
     Column("trace_set_id", _id, "Hash of model revision, prompt text, benchmark, route and sampling: what is generated once."),
@@ -312,4 +281,4 @@ CLAIMS = Table(
     ),
 )
 
-TABLES: dict[str, Table] = {t.name: t for t in (PROBLEMS, SAMPLES, ANSWERS, GRADES, ENGINE, SUMMARY, COMPARISON, CLAIMS)}
+TABLES: dict[str, Table] = {t.name: t for t in (PROBLEMS, SAMPLES, ANSWERS, GRADES, ENGINE, SUMMARY, COMPARISON, CLAIMS, SCALING, FORECAST)}
