@@ -24,7 +24,7 @@ SCALING = Table(
             "among",
             pa.string(),
             "The points: `sizes` (each size at its longest training; for an error with the names of its cell), `all` with "
-            " their checkpoints, or the name of the size whose checkpoints they are.",
+            "their checkpoints, or the name of the size whose checkpoints they are.",
         ),
         Column("benchmark", pa.string(), "Name of the set of problems; null for a loss.", nullable=True),
         Column("prompt", pa.string(), "Prompt id; null for a loss.", nullable=True),
