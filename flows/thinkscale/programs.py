@@ -13,7 +13,7 @@ from thinkscale import sandbox
 
 MAX_PROGRAM = 20_000
 """Characters; a longer one is not run."""
-_FENCE = re.compile(r"^[ \t]*```[ \t]*(\w*)[^\n]*\n(.*?)^[ \t]*```", re.DOTALL | re.MULTILINE)
+_FENCE = re.compile(r"^([ \t]*)```[ \t]*(\w*)[^\n]*\n(.*?)^[ \t]*```", re.DOTALL | re.MULTILINE)
 
 
 def program_in(text: str, metadata: dict[str, Any], truncated: bool) -> str | None:
@@ -22,7 +22,9 @@ def program_in(text: str, metadata: dict[str, Any], truncated: bool) -> str | No
     What does not define the function asked for is taken as the rest of the prompt's function. Of a text that ran into its cap only a closed
     block counts.
     """
-    blocks = [m[2] for m in _FENCE.finditer(text) if m[1].lower() in ("", "python", "py", "python3")]
+    # a block inside a list is indented as a whole
+    fences = [m for m in _FENCE.finditer(text) if m[2].lower() in ("", "python", "py", "python3")]
+    blocks = [re.sub(rf"^{m[1]}", "", m[3], flags=re.MULTILINE) for m in fences]
     prompt, entry_point = str(metadata.get("prompt", "")), str(metadata.get("entry_point", ""))
     defines = re.compile(
         rf"^\s*(?:async\s+)?(?:def|class)\s+{re.escape(entry_point)}\b" if entry_point else r"^\s*(?:def|class)\s", re.MULTILINE
