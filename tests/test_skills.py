@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from thinkscale.config import ConfigError
-from thinkscale.grading import grade, grader_version
+from thinkscale.grading import check_graders, grade, grader_version
 from thinkscale.loading import load_catalogue, load_experiment, prompt_text
 from thinkscale.problems import Benchmark, Draft, Generated, benchmarks, held_out, held_out_drafts, training_draft
 from thinkscale.skills import ADJECTIVES, CHAINS, NOUNS, SKILLS, VERBS
@@ -201,3 +201,7 @@ def test_every_benchmark_can_be_named_in_an_experiment(name: str) -> None:
         fields | {"thinking_budgets": [0], "num_samples": 1, "answer_tokens": 9}, CATALOGUE, {n: b.extent for n, b in KNOWN.items()}
     )
     assert list(config.benchmarks) == [name]
+
+
+def test_what_the_graders_need_is_there() -> None:
+    check_graders(benchmark.grader for benchmark in KNOWN.values())

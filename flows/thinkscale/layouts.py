@@ -17,6 +17,8 @@ from thinkscale.programs import checks
 from thinkscale.sources import ConfigError, HubBenchmark, Layout
 
 Row = dict[str, Any]
+ROW = "row of the file"
+"""Where a layout finds a row's index."""
 
 
 class Item(NamedTuple):
@@ -43,7 +45,7 @@ def read_items(path: Path, hub: HubBenchmark, answers: Path | None = None) -> li
     ids: dict[str, int] = {}
     for index, row in enumerate(rows):
         try:
-            item = LAYOUTS[hub.layout](row, hub)
+            item = LAYOUTS[hub.layout]({**row, ROW: index}, hub)
             if hub.answer_after:
                 item = item._replace(answer=item.answer.rsplit(hub.answer_after, 1)[-1])
             if hub.id:
@@ -115,7 +117,8 @@ def _value(row: Row, column: str) -> Any:
     value: Any = row
     for part in [column] if column in row else column.split("."):
         if not isinstance(value, dict) or part not in value:
-            raise RowError(f"no column '{column}'; there is {', '.join(map(str, value)) if isinstance(value, dict) else 'a plain value'}")
+            there = ", ".join(str(c) for c in value if c != ROW) if isinstance(value, dict) else "a plain value"
+            raise RowError(f"no column '{column}'; there is {there}")
         value = value[part]
     return value
 
@@ -180,9 +183,12 @@ def _choice(question: str, options: list[str], gold: int, **more: Any) -> Item:
 
 
 def _mmlu(row: Row, hub: HubBenchmark) -> Item:
+    """It has no ids, and some questions in several subjects: a row is its id, and equal questions are one cluster."""
     answer = _text(row, "answer")
     gold = int(answer) if answer.isdigit() else ord(answer.upper()) - ord("A") if len(answer) == 1 else -1
-    return _choice(_text(row, "question"), [str(c).strip() for c in _list(row, "choices")], gold, cluster=_text(row, "question"))
+    return _choice(
+        _text(row, "question"), [str(c).strip() for c in _list(row, "choices")], gold, id=_text(row, ROW), cluster=_text(row, "question")
+    )
 
 
 def _arc(row: Row, hub: HubBenchmark) -> Item:

@@ -256,7 +256,8 @@ def _read_hub(name: str, hub: HubBenchmark) -> list[Problem]:
         raise ConfigError(
             f"models.yaml: benchmarks.{name}.problems: says {hub.problems}, {path.name} holds {len(found)}. Another revision?"
         )
-    return list(found.values())
+    # these files are sorted by subject or article: in the order of a hash, the first so many are a fair sample
+    return sorted(found.values(), key=lambda p: p.problem_id) if hub.layout in ("mmlu", "squad") else list(found.values())
 
 
 def hub_file(hub: HubBenchmark, file: str) -> Path:
