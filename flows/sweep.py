@@ -107,9 +107,11 @@ async def _in_pool(study: Study, content: dict[str, Any], results: str, pool: st
             state = await _state(run.id)
             if state is not None and state.is_final():
                 over = True
+                log.info("%s: %s", label, (state.name or state.type.value).lower())
                 return _ended(state)
             if state is not None and state.type != seen:
                 seen = state.type
+                log.info("%s: %s", label, (state.name or seen.value).lower())
                 listener.wait_again()
             if await asyncio.to_thread(listener.silence) > patience.get(seen, math.inf):
                 return Ended("lost", f"{seen.name.lower()}, and nothing heard of it for {patience[seen]:g} s")

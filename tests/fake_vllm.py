@@ -225,6 +225,11 @@ class State:
         return "\n".join(lines) + "\n"
 
 
+def logprob(prompt, at):
+    """Of a token of a text, depending on it and the token before: any numbers that are always the same."""
+    return -((7 * prompt[at] + prompt[at - 1]) % 13 + 1) / 4
+
+
 class Refused(Exception):
     pass
 
@@ -371,6 +376,9 @@ class Handler(BaseHTTPRequestHandler):
                 if kind == "ignore_cap":  # whatever it would have said, it says too much
                     tokens, room = [prompt[-1]] * (room + 3), room + 3
                 choices.append(self.choice(len(choices), prompt, tokens, room, stops, body))
+                if body.get("prompt_logprobs") is not None:
+                    known = [{str(token): {"logprob": logprob(prompt, at)}} for at, token in enumerate(prompt)]
+                    choices[-1]["prompt_logprobs"] = [None, *known[1:]]
         total = sum(len(c["token_ids"]) for c in choices)
         with state.lock:
             state.counts["generation_tokens"] += total

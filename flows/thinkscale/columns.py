@@ -9,7 +9,21 @@ from typing import Literal
 
 import pyarrow as pa
 
-TableName = Literal["problems", "samples", "answers", "grades", "engine", "summary", "compliance", "comparison", "claims"]
+TableName = Literal[
+    "problems",
+    "samples",
+    "answers",
+    "grades",
+    "engine",
+    "loss",
+    "summary",
+    "compliance",
+    "comparison",
+    "claims",
+    "emergence",
+    "thresholds",
+    "calibration",
+]
 
 id_type = pa.dictionary(pa.int32(), pa.string())  # ids repeat on every row: dictionary-encoded they cost a few bits
 

@@ -206,6 +206,15 @@ class Claim(Strict):
     worse: PointRef
 
 
+class Loss(Strict):
+    """A text on which each model's loss is measured (see `loss`)."""
+
+    text: str
+    """Path, absolute or from flows/: plain text, or JSON lines with `text` and optionally `prompt`."""
+    context: Annotated[int, Field(ge=2)] = 2048
+    """Tokens at most that the model sees at once (a smaller context of its own counts)."""
+
+
 class ThinkingUse(Strict):
     """How thinking is spent."""
 
@@ -277,6 +286,8 @@ class Experiment(Strict):
     gpu: Name | None = None
     """Kind of GPU for `--plan`'s estimate of hours."""
     claims: tuple[Claim, ...] = ()
+    loss: Loss | None = None
+    """None: loss is not measured."""
     engine: Engine = Engine()
 
 

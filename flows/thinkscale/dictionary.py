@@ -51,6 +51,7 @@ results/<experiment>/
   samples/             the thinking traces, drawn once at the largest budget
   answers/             what was answered at every budget
   grades/              was it right; made again from problems/ and answers/ by `flows/regrade.py`
+  loss/                loss of each model on a text, where the YAML asks for it; `loss.parquet` is the same in one file
   engine/              what the engines did, a row every few seconds; `engine.parquet` is the same in one file
   summary.parquet      accuracy with interval and cost of every point
   compliance.parquet   thinking asked for and thinking spent, of every cell

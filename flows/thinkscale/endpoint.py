@@ -166,6 +166,18 @@ class Client:
         answer = await self._post("/v1/completions", body if seed is None else {**body, "seed": seed})
         return check_choices(answer, prompts, n, max_tokens, logprobs="logprobs" in more)
 
+    async def score(self, texts: Sequence[Sequence[int]]) -> list[list[float]]:
+        """Log-probability of every token but the first of every text, given what stands before it. Raises as `complete`."""
+        body = {"model": self.endpoint.model, "prompt": [list(ids) for ids in texts], "max_tokens": 1, "temperature": 0}
+        answer = await self._post("/v1/completions", {**body, "prompt_logprobs": 0, "return_token_ids": True})
+        check_choices(answer, texts, 1, 1)
+        try:
+            seen = [choice["prompt_logprobs"] for choice in sorted(answer["choices"], key=lambda choice: int(choice["index"]))]
+            pairs = [zip(ids[1:], at[1:], strict=True) for ids, at in zip(texts, seen, strict=True)]
+            return [[float(at[str(token)]["logprob"]) for token, at in pair] for pair in pairs]
+        except (KeyError, TypeError, ValueError) as e:
+            raise ResponseInvalid(f"a response lacks log-probabilities of its prompt: {type(e).__name__}: {e}") from e
+
     async def metrics(self) -> dict[str, float]:
         """Counters and gauges of the engine now, see `parse_metrics`."""
         timeout = aiohttp.ClientTimeout(total=10.0)

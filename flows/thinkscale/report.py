@@ -5,21 +5,30 @@ What it does not do: compute anything itself.
 """
 
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import pandas as pd
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table as RichTable
 from upath import UPath
 
+from thinkscale.calibration import calibration, confident_before_onset
 from thinkscale.compare import claims, compare, comparison_table, headline
 from thinkscale.compliance import compliance, compliance_table
+from thinkscale.curves import About, skill_curves
+from thinkscale.emergence import Finding, emergence, findings
+from thinkscale.emergence_plots import emergence_over_size
 from thinkscale.exchange import overall_rate
 from thinkscale.mend import mend
 from thinkscale.plan import Study, plan
 from thinkscale.plots import accuracy_vs_flops, accuracy_vs_size
+from thinkscale.schema import TableName
 from thinkscale.store import StoreError, read_graded
 from thinkscale.summarize import summarize
+from thinkscale.thresholds import thresholds
 
 log = logging.getLogger(__name__)
 
@@ -39,13 +48,15 @@ class Analysis:
     claims: pd.DataFrame
     compliance: pd.DataFrame
     """Thinking asked for and spent (`compliance.compliance`)."""
+    findings: tuple[Finding, ...]
+    """What emerges where, in sentences."""
     owed: int
     engines: tuple[str, ...]
     quarantined: tuple[UPath, ...]
 
 
 def analyze(study: Study) -> Analysis:
-    """Summarize, compare, check the claims and plot; writes summary, compliance, comparison and claims tables and two plots.
+    """Summarize, compare, check the claims, look for emergence and plot; writes the tables and the plots.
 
     Raises: StoreError where nothing is on disk or parts contradict each other.
     """
@@ -61,22 +72,60 @@ def analyze(study: Study) -> Analysis:
     comparison = compare(graded, summary, PUBLISHED_DRAWS, seed)
     checked = claims(graded, study.config.claims, PUBLISHED_DRAWS, seed)
     spent = compliance(graded)
+    losses = study.store.read("loss").to_pandas().sort_values("params")
+    appeared = what_emerges(study, graded, summary, dict(zip(losses["model"], losses["bits_per_byte"], strict=True)))
     root = study.store.root
-    files = (
+    files: tuple[UPath, ...] = (
         accuracy_vs_flops(summary, root / "plots" / "accuracy-vs-flops.png", study.config.asks),
         accuracy_vs_size(summary, root / "plots" / "accuracy-vs-size.png", study.config.asks),
         study.store.write_table("summary", summary),
         study.store.write_table("compliance", spent),
         study.store.write_table("comparison", comparison),
         study.store.write_table("claims", checked),
+        *appeared.figures,
+        *(study.store.write_table(name, table) for name, table in appeared.tables.items()),
         study.store.write_table("engine", study.store.read("engine").to_pandas().sort_values(["time", "engine_start"])),
     )
+    if len(losses):
+        files += (study.store.write_table("loss", losses),)
     rows = plan(study)
     owed = sum(r.planned - r.on_disk for r in rows)
     engines = tuple(sorted(graded["engine"].astype(str).unique()))
     best = headline(graded, summary, PUBLISHED_DRAWS, seed)
     rates = overall_rate(graded, summary, PUBLISHED_DRAWS, seed)
-    return Analysis(files, best, rates, checked, spent, owed, engines, tuple(study.store.quarantined()))
+    return Analysis(files, best, rates, checked, spent, appeared.findings, owed, engines, tuple(study.store.quarantined()))
+
+
+class Emerged(NamedTuple):
+    """What is known of emergence: tables by name, figures that were drawn, findings."""
+
+    tables: dict[TableName, pd.DataFrame]
+    figures: tuple[UPath, ...]
+    findings: tuple[Finding, ...]
+
+
+def what_emerges(study: Study, graded: pd.DataFrame, summary: pd.DataFrame, measured: Mapping[str, float]) -> Emerged:
+    """Tables `emergence`, `thresholds`, `calibration`, the figure of skills and loss over size, sentences; writes the figure alone.
+
+    Args: measured: bits per byte of models; of the others the catalogue may have it.
+    """
+    seed, models = study.config.engine.seed, study.catalogue.models
+    about = {
+        name: About(m.family, m.training_tokens, measured.get(name, m.bits_per_byte))
+        for name, m in models.items()
+        if name in study.config.models
+    }
+    curves = skill_curves(graded, summary, {name: b.chance for name, b in study.known.items()}, about, seed)
+    log.info("looking for emergence on %s curves", f"{len(curves):,}")
+    emerged = emergence(curves, PUBLISHED_DRAWS, seed)
+    figure = emergence_over_size(emerged, curves, study.store.root / "plots" / "emergence-over-size.png", "What emerges where over size?")
+    tables: dict[TableName, pd.DataFrame] = {"emergence": emerged, "thresholds": thresholds(curves, PUBLISHED_DRAWS, seed)}
+    tables["calibration"] = calibration(graded, PUBLISHED_DRAWS, seed)
+    return Emerged(
+        tables,
+        () if figure is None else (figure,),
+        tuple(findings(emerged, curves) + confident_before_onset(tables["calibration"], emerged)),
+    )
 
 
 def planned_rows(study: Study, graded: pd.DataFrame) -> pd.DataFrame:
@@ -99,6 +148,13 @@ def show(analysis: Analysis) -> None:
         console.print(claims_table(analysis.claims))
     if len(analysis.compliance) <= COMPLIANCE_ROWS:
         console.print(compliance_table(analysis.compliance))
+    if analysis.findings:
+        console.print("[bold]What emerges where over size?[/bold]")
+    for finding in analysis.findings:
+        row = ", ".join(
+            f"{name}={value}" if name != "at" else str(value) for name, value in finding.row.items() if name in ("axis", "at", "cell_id")
+        )
+        console.print(f"  {escape(finding.text)}" + (f" [dim]({finding.table}.parquet: {row})[/dim]" if row else ""), highlight=False)
     if analysis.owed:
         console.print(f"[bold]Not complete:[/bold] {analysis.owed:,} planned answers are owed; the tables hold what is there.")
     if analysis.quarantined:

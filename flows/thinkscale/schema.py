@@ -6,10 +6,19 @@ What it does not do: read or write anything (see `store`), or compute any value 
 
 import pyarrow as pa
 
-from thinkscale.columns import POINT, TRACE_SET, id_type
-from thinkscale.columns import Column as Column
-from thinkscale.columns import Table as Table
-from thinkscale.columns import TableName as TableName
+from thinkscale.columns import POINT, TRACE_SET, Column, Table, TableName, id_type
+from thinkscale.conclusions import CALIBRATION, EMERGENCE, THRESHOLDS
+
+__all__ = [
+    "CALIBRATION",
+    "EMERGENCE",
+    "SCHEMA_VERSION",
+    "TABLES",
+    "THRESHOLDS",
+    "Column",
+    "Table",
+    "TableName",
+]  # also those declared elsewhere
 
 SCHEMA_VERSION = 2
 """2: columns that are null in parts of version 1 (`Column.since`), which can be read as ever."""
@@ -189,6 +198,29 @@ ENGINE = Table(
     ),
 )
 
+LOSS = Table(
+    "loss",
+    "one row per model, text and context",
+    ("model", "model_revision", "text_hash", "context"),
+    (
+        Column("model", pa.string(), "Name of the model."),
+        Column("params", pa.int64(), "Total parameters of the model."),
+        Column("params_active", pa.int64(), "Parameters used per token."),
+        Column("params_non_embedding", pa.int64(), "Parameters without embedding and output matrices."),
+        Column("model_revision", pa.string(), "Commit on the hub, or hash of a local folder."),
+        Column("text", pa.string(), "The text as the YAML names it."),
+        Column("text_hash", pa.string(), "Hash of its content."),
+        Column("context", pa.int32(), "Tokens at most that the model saw at once."),
+        Column("tokens", pa.int64(), "Tokens that were scored."),
+        Column("unscored_tokens", pa.int64(), "Tokens that nothing stands before: not scored, nor are their bytes counted."),
+        Column("bytes", pa.int64(), "Bytes of the text that the scored tokens stand for."),
+        Column("nats", pa.float64(), "Summed negative log-probability of the scored tokens."),
+        Column("nats_per_token", pa.float64(), "`nats / tokens`: compares models of one tokenizer."),
+        Column("bits_per_byte", pa.float64(), "`nats / ln 2 / bytes`: compares models of any tokenizer."),
+        Column("engine", pa.string(), "What scored it: engine, version, device, number format."),
+    ),
+)
+
 SUMMARY = Table(
     "summary",
     "one row per point: cell × slice × metric × k",
@@ -313,4 +345,7 @@ CLAIMS = Table(
     ),
 )
 
-TABLES: dict[str, Table] = {t.name: t for t in (PROBLEMS, SAMPLES, ANSWERS, GRADES, ENGINE, SUMMARY, COMPLIANCE, COMPARISON, CLAIMS)}
+TABLES: dict[str, Table] = {
+    t.name: t
+    for t in (PROBLEMS, SAMPLES, ANSWERS, GRADES, ENGINE, LOSS, SUMMARY, COMPLIANCE, COMPARISON, CLAIMS, EMERGENCE, THRESHOLDS, CALIBRATION)
+}

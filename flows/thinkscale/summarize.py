@@ -302,7 +302,7 @@ def typed(frame: pd.DataFrame, table: schema.Table) -> pd.DataFrame:
         if len(null) and not column.nullable:
             raise TableError(f"{table.name}: {column.name} is null in row {frame.loc[null[0], list(table.key)].to_dict()}.")
         if pa.types.is_integer(column.type):  # Arrow cuts the fractions of a column of Python objects without a word
-            off = np.flatnonzero(pd.to_numeric(frame[column.name], errors="coerce") % 1 != 0)
+            off = np.flatnonzero(frame[column.name].notna() & (pd.to_numeric(frame[column.name], errors="coerce") % 1 != 0))
             if len(off):
                 raise TableError(f"{table.name}: {column.name} is not {column.type}: found {frame[column.name].iloc[off[0]]!r}.")
         try:
