@@ -61,9 +61,9 @@ async def show_cells(study: Study, model: str | None = None) -> AsyncIterator[No
 async def show_plots(study: Study) -> None:
     """The plots of an analysis, as pictures in a page."""
     pictures = []
-    for name in ("accuracy-vs-flops", "accuracy-vs-size"):
-        data = base64.b64encode((study.store.root / "plots" / f"{name}.png").read_bytes()).decode()
-        pictures.append(f"![{name}](data:image/png;base64,{data})")
+    for path in sorted((study.store.root / "plots").glob("*.png"), key=lambda p: p.name):
+        data = base64.b64encode(path.read_bytes()).decode()
+        pictures.append(f"![{path.stem}](data:image/png;base64,{data})")
     await _tolerated(acreate_markdown_artifact("\n\n".join(pictures), key=key(study, "plots"), description=study.config.asks))
 
 

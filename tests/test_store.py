@@ -204,11 +204,28 @@ def test_a_part_that_cannot_be_set_aside_is_an_error_that_says_what_to_do(copied
     assert str(path) in str(error.value) and path.exists()
 
 
+def test_columns_that_came_later_are_null_in_parts_of_the_first_version(copied):
+    later = {t: [c.name for c in TABLES[t].columns if c.since > 1] for t in ("samples", "answers", "grades")}
+    assert later["samples"] and later["answers"]
+    for table, names in later.items():
+        for path in copied.parts(table):
+            old = pq.read_table(path).drop_columns(names)
+            meta = json.loads(old.schema.metadata[b"thinkscale"]) | {"schema_version": 1}
+            old = old.replace_schema_metadata({**old.schema.metadata, b"thinkscale": json.dumps(meta).encode()})
+            pq.write_table(old, path, write_page_checksum=True)
+    store = Store(copied.root)
+    for table, names in later.items():
+        found = store.read(table)
+        assert found.num_rows and all(found[name].null_count == found.num_rows for name in names)
+    frame = read_graded(copied.root)
+    assert frame["correct"].notna().all() and not store.quarantined()
+
+
 def test_a_part_of_another_version_is_an_error_and_stays(copied):
     path = copied.parts("answers")[1]
     _other_version(path)
     for read in (lambda: copied.read("answers"), lambda: read_graded(copied.root)):
-        with pytest.raises(StoreError, match=r"schema version 2, this is version 1. Move the file") as error:
+        with pytest.raises(StoreError, match=r"schema version 3, this reads versions 1 to 2. Move the file") as error:
             read()
         assert str(path) in str(error.value) and path.exists()
 
@@ -262,7 +279,7 @@ def test_graded_answers_are_one_tidy_frame(finished):
     assert list(frame.columns) == declared
     assert len(frame) == 2 * 12 * 4 * 3
     assert not frame[list(TABLES["answers"].key)].duplicated().any()
-    nullable = {c.name for t in ("answers", "grades") for c in TABLES[t].columns if c.nullable}
+    nullable = {c.name for t in ("answers", "grades") for c in TABLES[t].columns if c.nullable and c.since == 1}
     assert set(frame.columns[frame.isna().any()]) <= nullable == {"extracted_answer", "answer_class"}
     assert isinstance(frame["model"].dtype, pd.CategoricalDtype) and frame["correct"].dtype == bool
     assert (frame["thinking_tokens"] <= frame["thinking_budget"]).all()

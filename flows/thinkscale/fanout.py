@@ -12,6 +12,7 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import Any, Literal, NamedTuple
 
+from thinkscale import loss
 from thinkscale.claims import at_work
 from thinkscale.config import ConfigError, Model
 from thinkscale.plan import Study, plan
@@ -85,7 +86,9 @@ async def fan_out(study: Study, launch: Launch, command: str, *, at_once: int, r
     owed = dict.fromkeys(study.config.models, 0)
     for row in plan(study):
         owed[row.model] += row.planned - row.on_disk
-    what = ", ".join(f"{model} {answers:,} answers" for model, answers in owed.items() if answers)
+    missing = [f"{model} {answers:,} answers" for model, answers in owed.items() if answers]
+    missing += [f"{model} its loss" for model in owed if loss.is_owed(study, model)]
+    what = ", ".join(missing)
     if what:
         raise Unfinished("\n".join([f"owed: {what}", *failures, f"To finish: {command}"]))
 

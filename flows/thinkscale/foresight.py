@@ -11,23 +11,13 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
+from thinkscale.emergence import Finding
 from thinkscale.forecast import METHODS, PREVIOUS, by_size, forecast
 from thinkscale.inference import wilson
 from thinkscale.laws import scaling_table
 
 NAMED_BEFOREHAND = "PassUntil"
 _ROW = ("family", "benchmark", "prompt", "route", "sampling", "thinking_budget", "k", "left_out")
-
-
-class Finding(NamedTuple):
-    """A statement in plain words, with its number, the number's interval, and the table row that it is read from."""
-
-    text: str
-    value: float
-    low: float
-    high: float
-    table: str
-    row: dict[str, Any]
 
 
 class Foresight(NamedTuple):

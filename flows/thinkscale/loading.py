@@ -17,6 +17,7 @@ import yaml
 from pydantic import ValidationError
 
 from thinkscale.config import CATALOGUE, FLOWS, PROMPTS, Catalogue, ConfigError, Experiment, Model, Strict
+from thinkscale.routes import check_routes
 
 T = TypeVar("T", bound=Strict)
 
@@ -77,6 +78,7 @@ def load_experiment(experiment: str | Mapping[str, Any], catalogue: Catalogue, b
         _check_travels(config)
     _check_secrets(config, path)
     _check_names(config, catalogue, benchmarks, path)
+    check_routes(config, catalogue, path)
     _check_sizes(config, catalogue, benchmarks, path)
     return config
 
@@ -269,6 +271,7 @@ def _check_sizes(config: Experiment, catalogue: Catalogue, benchmarks: Mapping[s
     for key, values in (
         ("models", config.models),
         ("thinking_budgets", config.thinking_budgets),
+        ("examples", config.examples),
         ("claims", tuple(c.name for c in config.claims)),
     ):
         double = [v for v in values if values.count(v) > 1]
@@ -280,7 +283,7 @@ def _check_sizes(config: Experiment, catalogue: Catalogue, benchmarks: Mapping[s
             raise ConfigError(f"{path.name}: benchmarks.{benchmark}.problems: missing; {benchmark} is generated without end, say how many.")
         if size is not None and use.problems is not None and use.problems > size:
             raise ConfigError(f"{path.name}: benchmarks.{benchmark}.problems: found {use.problems}, {benchmark} has {size}.")
-    largest, prompt = max(config.thinking_budgets), max(benchmarks[b].prompt_tokens for b in config.benchmarks)
+    largest, prompt = max(config.thinking_budgets), max(benchmarks[b].prompt_tokens for b in config.benchmarks) * (1 + max(config.examples))
     for name in config.models:
         model = catalogue.models[name]
         if largest + config.answer_tokens + prompt >= model.context:

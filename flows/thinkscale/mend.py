@@ -29,7 +29,7 @@ def mend(study: Study, models: Sequence[str]) -> None:
 def settle(study: Study) -> None:
     """Nothing abandoned, nothing ungraded, every problem in `problems`."""
     store = study.store
-    for folder in (store.root, *(store.root / name for name in (*PARTS, "engine", "plots", CLAIMS))):
+    for folder in (store.root, *(store.root / name for name in (*PARTS, "engine", "loss", "plots", CLAIMS))):
         files.remove_abandoned(folder)
     for benchmark in study.config.benchmarks:
         publish_problems(store, study.known[benchmark], study.problems(benchmark))

@@ -29,7 +29,7 @@ _PANEL, _LONE_PANEL = (4.3, 3.5), (6.4, 4.4)  # inches
 _GREY = "0.55"
 _LINE = ["model", "prompt", "route", "sampling"]
 _DASHED, _DOTTED = (0, (4, 2)), (0, (1, 1.5))
-_STYLE: Any = {
+STYLE: Any = {
     "font.size": 9,
     "axes.spines.top": False,
     "axes.spines.right": False,
@@ -49,7 +49,7 @@ def accuracy_vs_flops(summary: pd.DataFrame, path: UPath, title: str = "") -> UP
     """
     shown = _shown(summary)
     colours = _colours(shown, "params")
-    with plt.rc_context(_STYLE):
+    with plt.rc_context(STYLE):
         figure, panels = _panels(shown, title)
         for axes, (benchmark, points) in zip(panels, shown.groupby("benchmark", sort=True), strict=True):
             for params, model in _lines(points):
@@ -61,7 +61,7 @@ def accuracy_vs_flops(summary: pd.DataFrame, path: UPath, title: str = "") -> UP
         named = zip(models["params"], models["model"], strict=True)
         sizes = [Line2D([], [], color=colours[params], lw=2.2, label=f"{model} ({human(params)})") for params, model in named]
         _legend(figure, sizes, _style_handles(shown))
-        return _save(figure, path)
+        return save(figure, path)
 
 
 def accuracy_vs_size(summary: pd.DataFrame, path: UPath, title: str = "") -> UPath:
@@ -70,7 +70,7 @@ def accuracy_vs_size(summary: pd.DataFrame, path: UPath, title: str = "") -> UPa
     shown = shown[shown["k"] == 1]
     budgets = sorted(shown["thinking_budget"].unique())
     colours = _colours(shown, "thinking_budget")
-    with plt.rc_context(_STYLE):
+    with plt.rc_context(STYLE):
         figure, panels = _panels(shown, title)
         for axes, (benchmark, points) in zip(panels, shown.groupby("benchmark", sort=True), strict=True):
             for place, budget in enumerate(budgets):
@@ -83,7 +83,7 @@ def accuracy_vs_size(summary: pd.DataFrame, path: UPath, title: str = "") -> UPa
         figure.supylabel("accuracy of one sample", fontsize=9)
         lines = [Line2D([], [], color=colours[b], marker="o", ms=4, lw=1.6, label=f"thinking budget {b}") for b in budgets]
         _legend(figure, lines, [_CHANCE, _INTERVAL])
-        return _save(figure, path)
+        return save(figure, path)
 
 
 def forecasts(forecast: pd.DataFrame, path: UPath, title: str = "") -> list[UPath]:
@@ -96,7 +96,7 @@ def forecasts(forecast: pd.DataFrame, path: UPath, title: str = "") -> list[UPat
         return []
     colours: dict[str, Any] = {_DONE: "black"}
     colours |= {str(method): plt.get_cmap("tab10")(i) for i, method in enumerate(shown["method"].unique())}
-    with plt.rc_context(_STYLE):
+    with plt.rc_context(STYLE):
         figure, panels = _panels(shown, title)
         for axes, (benchmark, points) in zip(panels, shown.groupby("benchmark", sort=True), strict=True):
             budgets = sorted(points["thinking_budget"].unique())
@@ -109,7 +109,7 @@ def forecasts(forecast: pd.DataFrame, path: UPath, title: str = "") -> list[UPat
             axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
         figure.supylabel("accuracy of one sample", fontsize=9)
         _legend(figure, [Line2D([], [], color=c, marker="o", ms=4, lw=1.4, label=m) for m, c in colours.items()], [_SURE])
-        return [_save(figure, path)]
+        return [save(figure, path)]
 
 
 _DONE = "what it does"
@@ -223,7 +223,8 @@ def human(count: float) -> str:
     return f"{count:g}"
 
 
-def _save(figure: Figure, path: UPath) -> UPath:
+def save(figure: Figure, path: UPath) -> UPath:
+    """Write the figure as PNG and close it."""
     picture = io.BytesIO()
     figure.savefig(picture, dpi=160, format="png")
     plt.close(figure)

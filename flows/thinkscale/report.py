@@ -5,25 +5,40 @@ What it does not do: compute anything itself.
 """
 
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import pandas as pd
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table as RichTable
 from upath import UPath
 
+from thinkscale.calibration import calibration, confident_before_onset
 from thinkscale.compare import claims, compare, comparison_table, headline
+from thinkscale.compliance import compliance, compliance_table
+from thinkscale.curves import About, skill_curves
+from thinkscale.emergence import Finding, emergence, findings
+from thinkscale.emergence_plots import emergence_over_size
 from thinkscale.exchange import overall_rate
-from thinkscale.foresight import Finding, foresee
+from thinkscale.foresight import foresee
 from thinkscale.mend import mend
 from thinkscale.plan import Study, plan
 from thinkscale.plots import accuracy_vs_flops, accuracy_vs_size, forecasts
+from thinkscale.schema import TableName
 from thinkscale.store import StoreError, read_graded
 from thinkscale.summarize import summarize
+from thinkscale.thresholds import thresholds
 
 log = logging.getLogger(__name__)
 
+SHOWN_KEYS = ("axis", "at", "cell_id", "law", "method")
+"""Of a finding's row, what is printed beside it: the rest is said in the sentence."""
+
 PUBLISHED_DRAWS = 2000
+COMPLIANCE_ROWS = 24
+"""More cells than this are not printed; compliance.parquet has them all."""
 
 
 @dataclass(frozen=True)
@@ -35,15 +50,17 @@ class Analysis:
     rates: pd.DataFrame
     """What a doubling of parameters is worth (`exchange.overall_rate`)."""
     claims: pd.DataFrame
+    compliance: pd.DataFrame
+    """Thinking asked for and spent (`compliance.compliance`)."""
     findings: tuple[Finding, ...]
-    """What the smaller sizes would have told (`foresight`)."""
+    """What emerges where, in sentences."""
     owed: int
     engines: tuple[str, ...]
     quarantined: tuple[UPath, ...]
 
 
 def analyze(study: Study) -> Analysis:
-    """Summarize, compare, check the claims and plot; writes the tables and the plots.
+    """Summarize, compare, check the claims, look for emergence and plot; writes the tables and the plots.
 
     Raises: StoreError where nothing is on disk or parts contradict each other.
     """
@@ -58,33 +75,84 @@ def analyze(study: Study) -> Analysis:
     log.info("comparing %s points", f"{len(summary):,}")
     comparison = compare(graded, summary, PUBLISHED_DRAWS, seed)
     checked = claims(graded, study.config.claims, PUBLISHED_DRAWS, seed)
-    foreseen = foresee(graded, {name: b.chance for name, b in study.known.items()}, families(study), PUBLISHED_DRAWS, seed)
+    spent = compliance(graded)
+    losses = study.store.read("loss").to_pandas().sort_values("params")
+    measured = dict(zip(losses["model"], losses["bits_per_byte"], strict=True))
+    concluded = (what_emerges(study, graded, summary, measured), what_was_foreseen(study, graded, measured))
     root = study.store.root
-    files = (
+    files: tuple[UPath, ...] = (
         accuracy_vs_flops(summary, root / "plots" / "accuracy-vs-flops.png", study.config.asks),
         accuracy_vs_size(summary, root / "plots" / "accuracy-vs-size.png", study.config.asks),
-        *forecasts(foreseen.forecast, root / "plots" / "forecast.png", study.config.asks),
         study.store.write_table("summary", summary),
+        study.store.write_table("compliance", spent),
         study.store.write_table("comparison", comparison),
         study.store.write_table("claims", checked),
-        study.store.write_table("scaling", foreseen.scaling),
-        study.store.write_table("forecast", foreseen.forecast),
+        *(figure for part in concluded for figure in part.figures),
+        *(study.store.write_table(name, table) for part in concluded for name, table in part.tables.items()),
         study.store.write_table("engine", study.store.read("engine").to_pandas().sort_values(["time", "engine_start"])),
     )
+    if len(losses):
+        files += (study.store.write_table("loss", losses),)
     rows = plan(study)
     owed = sum(r.planned - r.on_disk for r in rows)
     engines = tuple(sorted(graded["engine"].astype(str).unique()))
     best = headline(graded, summary, PUBLISHED_DRAWS, seed)
     rates = overall_rate(graded, summary, PUBLISHED_DRAWS, seed)
-    return Analysis(files, best, rates, checked, tuple(foreseen.findings), owed, engines, tuple(study.store.quarantined()))
+    said = tuple(finding for part in concluded for finding in part.findings)
+    return Analysis(files, best, rates, checked, spent, said, owed, engines, tuple(study.store.quarantined()))
 
 
-def families(study: Study) -> pd.DataFrame:
-    """Every model of the catalogue whose family is in the experiment: losses of models that were not run are points of a law too."""
-    ours = {study.catalogue.models[name].family for name in study.config.models}
-    columns = ("family", "params", "training_tokens", "bits_per_byte")
-    models = {m.name: {c: getattr(m, c) for c in columns} for m in study.catalogue.models.values() if m.family in ours}
-    return pd.DataFrame.from_dict(models, orient="index").astype({"training_tokens": float, "bits_per_byte": float})
+class Concluded(NamedTuple):
+    """One part of the conclusions: tables by name, figures that were drawn, findings."""
+
+    tables: dict[TableName, pd.DataFrame]
+    figures: tuple[UPath, ...]
+    findings: tuple[Finding, ...]
+
+
+def what_emerges(study: Study, graded: pd.DataFrame, summary: pd.DataFrame, measured: Mapping[str, float]) -> Concluded:
+    """Tables `emergence`, `thresholds`, `calibration`, the figure of skills and loss over size, sentences; writes the figure alone.
+
+    Args: measured: bits per byte of models; of the others the catalogue may have it.
+    """
+    seed, models = study.config.engine.seed, study.catalogue.models
+    about = {
+        name: About(m.family, m.training_tokens, measured.get(name, m.bits_per_byte))
+        for name, m in models.items()
+        if name in study.config.models
+    }
+    curves = skill_curves(graded, summary, {name: b.chance for name, b in study.known.items()}, about, seed)
+    log.info("looking for emergence on %s curves", f"{len(curves):,}")
+    emerged = emergence(curves, PUBLISHED_DRAWS, seed)
+    figure = emergence_over_size(emerged, curves, study.store.root / "plots" / "emergence-over-size.png", "What emerges where over size?")
+    tables: dict[TableName, pd.DataFrame] = {"emergence": emerged, "thresholds": thresholds(curves, PUBLISHED_DRAWS, seed)}
+    tables["calibration"] = calibration(graded, PUBLISHED_DRAWS, seed)
+    return Concluded(
+        tables,
+        () if figure is None else (figure,),
+        tuple(findings(emerged, curves) + confident_before_onset(tables["calibration"], emerged)),
+    )
+
+
+def what_was_foreseen(study: Study, graded: pd.DataFrame, measured: Mapping[str, float]) -> Concluded:
+    """Tables `scaling` and `forecast`, the figure of forecasts, sentences; writes the figure alone.
+
+    Points of the loss's law are all models of the families in the experiment whose loss the catalogue has; or, where losses were measured
+    (`measured`, bits per byte of models), those alone: losses on different texts are not points of one law.
+    """
+    known = study.catalogue.models
+    ours = {known[name].family for name in study.config.models}
+    about = {
+        m.name: (m.family, m.params, m.training_tokens, measured.get(m.name) if measured else m.bits_per_byte)
+        for m in known.values()
+        if m.family in ours
+    }
+    models = pd.DataFrame.from_dict(about, orient="index", columns=["family", "params", "training_tokens", "bits_per_byte"])
+    models = models.astype({"training_tokens": float, "bits_per_byte": float})
+    log.info("forecasting the largest size from the smaller ones")
+    seen = foresee(graded, {name: b.chance for name, b in study.known.items()}, models, PUBLISHED_DRAWS, study.config.engine.seed)
+    figures = forecasts(seen.forecast, study.store.root / "plots" / "forecast.png", study.config.asks)
+    return Concluded({"scaling": seen.scaling, "forecast": seen.forecast}, tuple(figures), tuple(seen.findings))
 
 
 def planned_rows(study: Study, graded: pd.DataFrame) -> pd.DataFrame:
@@ -105,10 +173,15 @@ def show(analysis: Analysis) -> None:
         console.print(rates_table(analysis.rates))
     if len(analysis.claims):
         console.print(claims_table(analysis.claims))
-    if analysis.findings:
-        console.print("[bold]What would the smaller sizes have told?[/bold]")
-        for finding in analysis.findings:
-            console.print(f"  {finding.text} [dim]({finding.table}.parquet)[/dim]", highlight=False)
+    if len(analysis.compliance) <= COMPLIANCE_ROWS:
+        console.print(compliance_table(analysis.compliance))
+    for title, foreseen in (("What emerges where over size?", False), ("What would the smaller sizes have told?", True)):
+        said = [f for f in analysis.findings if (f.table in ("scaling", "forecast")) == foreseen]
+        if said:
+            console.print(f"[bold]{title}[/bold]")
+        for finding in said:
+            row = ", ".join(str(v) if name == "at" else f"{name}={v}" for name, v in finding.row.items() if name in SHOWN_KEYS)
+            console.print(f"  {escape(finding.text)}" + (f" [dim]({finding.table}.parquet: {row})[/dim]" if row else ""), highlight=False)
     if analysis.owed:
         console.print(f"[bold]Not complete:[/bold] {analysis.owed:,} planned answers are owed; the tables hold what is there.")
     if analysis.quarantined:

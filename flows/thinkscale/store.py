@@ -154,9 +154,9 @@ class Store:
             version = meta.get("schema_version")
             if version is None:
                 raise _Foreign("thinkscale did not write it")
-            if version != SCHEMA_VERSION:
+            if not 1 <= version <= SCHEMA_VERSION:
                 raise StoreError(
-                    f"{path}: schema version {version}, this is version {SCHEMA_VERSION}. "
+                    f"{path}: schema version {version}, this reads versions 1 to {SCHEMA_VERSION}. "
                     "Move the file out of the folder, or use the version of thinkscale that wrote it."
                 )
             if table in _OF_TRACE_SETS:
@@ -165,9 +165,13 @@ class Store:
                 self._trace_set_of[str(path)] = meta["trace_set_id"]
                 if trace_sets is not None and meta["trace_set_id"] not in trace_sets:
                     return None
-            if missing := set(schema.names) - set(file.schema_arrow.names):
+            later = {c.name for c in TABLES[table].columns if c.since > version}
+            if missing := set(schema.names) - set(file.schema_arrow.names) - later:
                 raise _Foreign(f"columns {sorted(missing)} are missing")
-            found = file.read(columns=schema.names).select(schema.names).cast(schema)
+            found = file.read(columns=[name for name in schema.names if name not in later])
+            for field in [f for f in schema if f.name in later]:
+                found = found.append_column(field, pa.nulls(found.num_rows, field.type))
+            found = found.select(schema.names).cast(schema)
             if found.num_rows != meta.get("rows"):
                 raise _Foreign(f"it has {found.num_rows} rows and says {meta.get('rows')}")
             return found
