@@ -5,6 +5,7 @@ What it does not do: compute anything itself.
 """
 
 import logging
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -74,7 +75,7 @@ def analyze(study: Study) -> Analysis:
     summary = summarize(graded, shapes, {name: b.chance for name, b in study.known.items()}, PUBLISHED_DRAWS, seed)
     log.info("comparing %s points", f"{len(summary):,}")
     comparison = compare(graded, summary, PUBLISHED_DRAWS, seed)
-    checked = claims(graded, study.config.claims, PUBLISHED_DRAWS, seed)
+    checked = claims(graded, study.config.claims, PUBLISHED_DRAWS, seed, summary)
     spent = compliance(graded)
     losses = study.store.read("loss").to_pandas().sort_values("params")
     measured = dict(zip(losses["model"], losses["bits_per_byte"], strict=True))
@@ -221,5 +222,11 @@ def claims_table(checked: pd.DataFrame) -> RichTable:
         sides = f"{row['claim']} ({row['benchmark']}, {row['slice']})"
         sides += f"\n  {row['better']}: {row['better_value']:.1%}\n  {row['worse']}: {row['worse_value']:.1%}"
         interval = f"{100 * row['difference']:+.1f} [{100 * row['low']:+.1f}, {100 * row['high']:+.1f}]"
-        table.add_row(sides, interval, f"{row['num_problems']:,}", row["verdict"], f"{row['p_holm']:.2g}")
+        table.add_row(sides, interval, f"{row['num_problems']:,}", row["verdict"] + _at_cost(row["cost_ratio"]), f"{row['p_holm']:.2g}")
     return table
+
+
+def _at_cost(ratio: float) -> str:
+    if math.isnan(ratio):
+        return ""
+    return f"\nat {ratio:.2g} × the FLOPs" + (":\nnot compute-matched" if ratio > 1 else "")

@@ -333,6 +333,12 @@ CLAIMS = Table(
         Column("p", pa.float64(), "Two-sided p of no difference, paired by problem.", nullable=True),
         Column("p_holm", pa.float64(), "`p` adjusted for the number of claims (Holm).", nullable=True),
         Column("num_problems", pa.int32(), "Problems that both sides answered."),
+        Column(
+            "cost_ratio",
+            pa.float64(),
+            "FLOPs per problem of the better side over those of the worse; null where unknown. Above 1 it is no claim at equal compute.",
+            nullable=True,
+        ),
         Column("verdict", pa.string(), "`holds` (low > 0), `refuted` (high < 0) or `not shown`."),
     ),
 )
