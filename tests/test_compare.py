@@ -12,6 +12,7 @@ from thinkscale.compare import ClaimError, claims, compare, comparison_table, he
 from thinkscale.config import Claim, PointRef
 from thinkscale.estimators import maj_at_k
 from thinkscale.inference import clustered_se, paired_difference, resample
+from thinkscale.report import claims_table
 from thinkscale.summarize import summarize
 
 WORLD = made.World(models=("nano-50k", "nano-200k", "nano-450k"), benchmarks=("sums",), num_problems=40, num_samples=4)
@@ -197,7 +198,14 @@ def test_published_gsm8k_solutions_give_their_published_difference() -> None:
         parts.append(base.assign(**names, correct=correct, correct_unforced=correct, extracted_answer=answer, answer_class=answer))
     graded = pd.concat(parts, ignore_index=True)
     wanted = [claim("verified", ("6b", 100, 1), ("175b", 0, 1)), claim("both verified", ("175b", 100, 1), ("6b", 0, 1))]
-    table = claims(graded, wanted, draws=4000).set_index("claim")
+    # One sample of 175 billion parameters against a hundred of 6 billion, the verifier not counted; tokens are taken for equal.
+    passes = {"6b_finetuning": 6.0, "6b_verification": 600.0, "175b_finetuning": 175.0, "175b_verification": 17_500.0}
+    costs = [{"model": sides[s][0], "thinking_budget": sides[s][1], "cost_flops": passes[s]} for s in sides]
+    table = claims(graded, wanted, 4000, 0, pd.DataFrame(costs).assign(benchmark="sums", slice="all", metric="pass@k", k=1))
+    console = Console(width=118, record=True, file=open("/dev/null", "w"))  # noqa: SIM115 - the console writes until the end
+    console.print(claims_table(table.head(1)))
+    assert "at 3.4 × the FLOPs" in (said := console.export_text()) and "not compute-matched" in said
+    table = table.set_index("claim")
     row = table.loc["verified"]
     # Differences are multiples of 1/1319: an end moves by one or two such steps between seeds, the published draw's as well.
     assert (row["difference"], row["low"], row["high"]) == pytest.approx((0.0432, 0.0159, 0.0713), abs=0.0025)
@@ -218,6 +226,21 @@ def test_a_comparison_says_on_which_axes_the_smaller_is_the_dearer_side() -> Non
         dearer = [axis for axis in ("tokens", "steps", "kv_bytes") if small[f"cost_{axis}"] > big[f"cost_{axis}"] * (1 + 1e-9)]
         assert row.dearer_on == ", ".join(dearer)
     assert {"tokens, steps", "tokens, steps, kv_bytes"} <= set(table["dearer_on"])
+
+
+def test_claims_say_what_their_sides_cost() -> None:
+    graded = made.graded(WORLD)
+    wanted = [
+        claim("dear", (WORLD.models[-1], 64, 4), (WORLD.models[0], 0, 1)),
+        claim("none", (WORLD.models[-1], 64, 999), (WORLD.models[0], 0, 1)),
+    ]
+    summary = summary_of(graded)
+    ratios = claims(graded, wanted, 50, 0, summary).set_index("claim")["cost_ratio"]
+    points = summary[(summary["slice"] == "all") & (summary["metric"] == "pass@k")].set_index(["model", "thinking_budget", "k"])[
+        "cost_flops"
+    ]
+    assert ratios["dear"] == pytest.approx(points[(WORLD.models[-1], 64, 4)] / points[(WORLD.models[0], 0, 1)])
+    assert np.isnan(ratios["none"]) and claims(graded, wanted, 50)["cost_ratio"].isna().all()
 
 
 def test_claims_carry_p_adjusted_for_their_number() -> None:

@@ -147,10 +147,13 @@ def _dearer(small: pd.DataFrame, big: pd.DataFrame) -> list[str]:
     return [", ".join(a for a, is_dear in zip(axes, row, strict=True) if is_dear) for row in zip(*dear, strict=True)]
 
 
-def claims(graded: pd.DataFrame, wanted: Sequence[Claim], draws: int = 2000, seed: int = 0) -> pd.DataFrame:
+def claims(
+    graded: pd.DataFrame, wanted: Sequence[Claim], draws: int = 2000, seed: int = 0, summary: pd.DataFrame | None = None
+) -> pd.DataFrame:
     """The claims table (`schema.CLAIMS`): each claim's paired difference over the problems that both sides answered.
 
-    A claim whose side has no rows, or fewer samples than k, is `not shown`.
+    A claim whose side has no rows, or fewer samples than k, is `not shown`. `summary` gives what the sides cost; without it, costs are
+    unknown.
     Raises: ClaimError where a side fits more than one cell.
     """
     if not wanted:
@@ -181,11 +184,21 @@ def claims(graded: pd.DataFrame, wanted: Sequence[Claim], draws: int = 2000, see
                 "high": high,
                 "p": p,
                 "num_problems": len(both),
+                "cost_ratio": _flops(summary, claim, claim.better) / _flops(summary, claim, claim.worse),
                 "verdict": "holds" if low > 0 else "refuted" if high < 0 else "not shown",
             }
         )
     table = pd.DataFrame(rows)
     return typed(table.assign(p_holm=inference.holm(table["p"])), schema.CLAIMS)
+
+
+def _flops(summary: pd.DataFrame | None, claim: Claim, ref: PointRef) -> float:
+    if summary is None:
+        return float("nan")
+    wanted: dict[str, str | int] = {"benchmark": claim.benchmark, "slice": slice_name(claim.difficulty), "model": ref.model}
+    wanted |= {"thinking_budget": ref.thinking_budget, "metric": ref.metric, "k": ref.k}
+    found = summary.loc[np.logical_and.reduce([summary[c] == v for c, v in wanted.items()]), "cost_flops"]
+    return float(found.iloc[0]) if len(found) else float("nan")
 
 
 def point_name(ref: PointRef) -> str:

@@ -10,18 +10,7 @@ from thinkscale.columns import POINT, TRACE_SET, Column, Table, TableName, id_ty
 from thinkscale.conclusions import CALIBRATION, EMERGENCE, THRESHOLDS
 from thinkscale.extrapolations import FORECAST, SCALING
 
-__all__ = [
-    "CALIBRATION",
-    "EMERGENCE",
-    "FORECAST",
-    "SCALING",
-    "SCHEMA_VERSION",
-    "TABLES",
-    "THRESHOLDS",
-    "Column",
-    "Table",
-    "TableName",
-]  # also those declared elsewhere
+__all__ = ["CALIBRATION", "EMERGENCE", "FORECAST", "SCALING", "SCHEMA_VERSION", "TABLES", "THRESHOLDS", "Column", "Table", "TableName"]
 
 SCHEMA_VERSION = 2
 """2: columns that are null in parts of version 1 (`Column.since`), which can be read as ever."""
@@ -344,10 +333,16 @@ CLAIMS = Table(
         Column("p", pa.float64(), "Two-sided p of no difference, paired by problem.", nullable=True),
         Column("p_holm", pa.float64(), "`p` adjusted for the number of claims (Holm).", nullable=True),
         Column("num_problems", pa.int32(), "Problems that both sides answered."),
+        Column(
+            "cost_ratio",
+            pa.float64(),
+            "FLOPs per problem of the better side over those of the worse; null where unknown. Above 1 it is no claim at equal compute.",
+            nullable=True,
+        ),
         Column("verdict", pa.string(), "`holds` (low > 0), `refuted` (high < 0) or `not shown`."),
     ),
 )
 
-RAW = (PROBLEMS, SAMPLES, ANSWERS, GRADES, ENGINE, LOSS)
-DERIVED = (SUMMARY, COMPLIANCE, COMPARISON, CLAIMS, EMERGENCE, THRESHOLDS, CALIBRATION, SCALING, FORECAST)
-TABLES: dict[str, Table] = {t.name: t for t in (*RAW, *DERIVED)}
+_DRAWN = (PROBLEMS, SAMPLES, ANSWERS, GRADES, ENGINE, LOSS)
+_COMPUTED = (SUMMARY, COMPLIANCE, COMPARISON, CLAIMS, EMERGENCE, THRESHOLDS, CALIBRATION, SCALING, FORECAST)
+TABLES: dict[str, Table] = {t.name: t for t in (*_DRAWN, *_COMPUTED)}
