@@ -72,6 +72,11 @@ def test_the_floor_hinge_finds_its_knot_within_half_a_step_of_the_axis_whatever_
     assert capped == pytest.approx([4.8] * 4, abs=0.17)
 
 
+def test_a_curve_that_is_at_chance_at_the_first_place_leaves_it_there_or_later() -> None:
+    at_chance, above = np.array([[0.12, 0.5, 0.9, 0.9, 0.9, 0.9, 0.9]]), np.array([[0.3, 0.6, 0.9, 0.9, 0.9, 0.9, 0.9]])
+    assert (leaves_floor(X, at_chance, 0.1)[0], leaves_floor(X, above, 0.1)[0]) == (X[0], -np.inf)
+
+
 def test_the_hinge_is_the_best_of_all_knots() -> None:
     rng = np.random.default_rng(1)
     y = rng.random((20, 7))

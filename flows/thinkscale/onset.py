@@ -73,12 +73,14 @@ def sigmoid_at(x: Floats, onset: float, width: float, ceiling: float, floor: flo
 def leaves_floor(x: Floats, y: Floats, floor: float) -> Floats:
     """Where a flat floor turns into a rising line: y = floor + slope * max(0, x - knot), of each row, up to its ceiling.
 
-    Places after the first that reaches `CEILING` of the row's best are left out. -inf: it has left before the first x; inf: never.
+    Places after the first that reaches `CEILING` of the row's best are left out. -inf: it has left before the first x (and is more than
+    `SIGNAL` above chance there); inf: never.
     """
     span = x[-1] - x[0]
     knots = np.linspace(x[-1] - span / 200, x[0] - span / 2, 151)
     best, _ = _best(np.maximum(0, x[:, None] - knots), y - floor, _rising(y, floor), np.inf)
-    knot = np.where(knots[best] < x[0] - 1e-9, -np.inf, knots[best])
+    before = np.where(y[:, 0] - floor > SIGNAL, -np.inf, x[0])
+    knot = np.where(knots[best] < x[0] - 1e-9, before, knots[best])
     return np.asarray(np.where((y - floor).max(axis=1) <= SIGNAL, np.inf, knot))
 
 
