@@ -23,12 +23,11 @@ from thinkscale.config import FLOWS
 
 console.settle_prefect()
 
-from prefect.automations import Automation  # noqa: E402
 from prefect.client.orchestration import get_client  # noqa: E402
 from prefect.client.schemas.actions import WorkPoolCreate, WorkPoolUpdate  # noqa: E402
 from prefect.client.schemas.objects import StateType  # noqa: E402
 from prefect.events.actions import ChangeFlowRunState  # noqa: E402
-from prefect.events.schemas.automations import EventTrigger, Posture  # noqa: E402
+from prefect.events.schemas.automations import AutomationCore, EventTrigger, Posture  # noqa: E402
 from prefect.events.schemas.events import ResourceSpecification  # noqa: E402
 from prefect.exceptions import ObjectNotFound  # noqa: E402
 from prefect.workers.process import ProcessWorker  # noqa: E402
@@ -36,6 +35,7 @@ from prefect.workers.process import ProcessWorker  # noqa: E402
 HOME = FLOWS.parent
 TYPES = {"cpu": "process", "gpu": "process", "slurm": "process", "kubernetes": "kubernetes"}
 DEPLOYMENTS = ("sweep/cpu", "sweep/nightly-smoke", "analyze/cpu", "regrade/cpu")
+FLOW_NAMES = ("sweep", "evaluate-model", "analyze", "regrade")  # a server may have other people's flows
 SILENCE = timedelta(seconds=540)  # three of Prefect's heartbeats of flow runs, which come every three minutes
 
 
@@ -50,14 +50,15 @@ def template(pool: str) -> dict[str, Any]:
     return found
 
 
-def zombies() -> Automation:
+def zombies() -> AutomationCore:
     """Declares runs crashed that nothing is heard of: a worker that is killed leaves its run "running" for ever."""
-    return Automation(
+    return AutomationCore(
         name="thinkscale: end runs that fell silent",
         trigger=EventTrigger(
             after={"prefect.flow-run.heartbeat"},
             expect={"prefect.flow-run.*"},
             match=ResourceSpecification({"prefect.resource.id": ["prefect.flow-run.*"]}),
+            match_related=ResourceSpecification({"prefect.resource.role": ["flow"], "prefect.resource.name": list(FLOW_NAMES)}),
             for_each={"prefect.resource.id"},
             posture=Posture.Proactive,
             threshold=1,
@@ -79,11 +80,13 @@ async def set_up(pools: list[str]) -> None:
                 await client.create_work_pool(WorkPoolCreate(name=pool, type=TYPES[pool], base_job_template=template(pool)))
                 print(f"pool {pool}: made ({TYPES[pool]})")
         automation = zombies()
-        if await client.read_automations_by_name(automation.name):
-            print("automation: there")
+        said = f"(our runs without a heartbeat for {SILENCE.seconds} s are declared crashed)"
+        if there := await client.read_automations_by_name(automation.name):
+            await client.update_automation(there[0].id, automation)
+            print(f"automation: brought up to date {said}")
         else:
-            await automation.acreate()
-            print(f"automation: made (runs without a heartbeat for {SILENCE.seconds} s are declared crashed)")
+            await client.create_automation(automation)
+            print(f"automation: made {said}")
 
 
 def deploy(pools: list[str]) -> None:

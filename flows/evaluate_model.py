@@ -19,7 +19,7 @@ from thinkscale import evaluate  # noqa: E402
 from thinkscale.config import Experiment  # noqa: E402
 from thinkscale.endpoint import RequestFailed  # noqa: E402
 from thinkscale.generate import Generator  # noqa: E402
-from thinkscale.plan import RESULTS, open_study  # noqa: E402
+from thinkscale.plan import RESULTS  # noqa: E402
 from thinkscale.serving import Running  # noqa: E402
 from thinkscale.shards import Shard, ShardDone, run_shard  # noqa: E402
 from thinkscale.store import Store  # noqa: E402
@@ -58,9 +58,10 @@ async def evaluate_model(experiment: str | Experiment, model: str, results: str 
         model: one of its models.
         results: folder or URL where results folders are.
     """
-    if runtime.deployment.id:
+    deployed = bool(runtime.deployment.id)
+    if deployed:
         console.outlive_reader()
-    study = open_study(console.as_given(experiment), results)
+    study = console.opened(experiment, results, deployed=deployed)
 
     async def in_task(shard: Shard, generator: Generator, store: Store) -> ShardDone:
         # quote: Prefect would otherwise walk through every key of the shard, looking for futures

@@ -7,6 +7,7 @@ import asyncio
 import base64
 import json
 import logging
+import sys
 from collections.abc import AsyncIterator, Awaitable
 from contextlib import asynccontextmanager
 from typing import TypeVar
@@ -32,7 +33,7 @@ def key(study: Study, *parts: str) -> str:
 
 @asynccontextmanager
 async def show_cells(study: Study, model: str | None = None) -> AsyncIterator[None]:
-    """While the block runs, keep a progress artifact up to date; when it ended well, leave the table of cells."""
+    """While the block runs, keep a progress artifact up to date; at its end, or when it fails, leave the table of cells."""
     whose = model or "all"
 
     async def mine() -> pd.DataFrame:
@@ -52,8 +53,9 @@ async def show_cells(study: Study, model: str | None = None) -> AsyncIterator[No
         yield
     finally:
         keeper.cancel()
-    table = json.loads((await mine()).to_json(orient="records"))
-    await _tolerated(acreate_table_artifact(table, key=key(study, whose, "cells"), description=study.config.asks))
+        if sys.exception() is None or isinstance(sys.exception(), Exception):  # being stopped, every second counts
+            table = json.loads((await mine()).to_json(orient="records"))
+            await _tolerated(acreate_table_artifact(table, key=key(study, whose, "cells"), description=study.config.asks))
 
 
 async def show_plots(study: Study) -> None:

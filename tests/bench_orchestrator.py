@@ -1,13 +1,13 @@
 """What the orchestrator costs: `make bench` runs this and prints its figures. Standard output: one JSON object.
 
-Simulated workers: threads that evaluate one model from one results folder, with claims, store and HTTP client as they are, against servers
-in this process that answer every request after a set time. Prefect: a real server, one worker, a sweep through it with the fake engine.
+Simulated workers: threads that evaluate one model from one results folder, with claims, store and HTTP client as they are, against a server
+in this process that answers every request after a set time. Prefect: a real server, one worker, a sweep through it with the fake engine.
 """
 
 import asyncio
+import gc
 import json
 import os
-import resource
 import sys
 import tempfile
 import threading
@@ -32,8 +32,8 @@ WORKERS = (1, 2, 4, 8)
 class Server:
     """An engine that is never busy: any number of requests, each answered after a set time."""
 
-    def __init__(self):
-        self.ready = threading.Event()
+    def __init__(self, latency):
+        self.latency, self.ready = latency, threading.Event()
         self.loop = asyncio.new_event_loop()
         threading.Thread(target=self.run, daemon=True).start()
         self.ready.wait(30)
@@ -64,39 +64,44 @@ class Server:
         if request.path == "/detokenize":
             return web.json_response({"prompt": {4: "<think>", 5: "</think>"}.get(body["tokens"][0], "x")})
         if body["max_tokens"] > 1:
-            await asyncio.sleep(LATENCY)
+            await asyncio.sleep(self.latency)
         ids = [5 if 5 in body.get("stop_token_ids", ()) else 9]
         one = {"text": "1", "token_ids": ids, "finish_reason": "stop", "stop_reason": None}
         choices = [{**one, "index": i} for i in range(len(body["prompt"]) * body.get("n", 1))]
         return web.json_response({"choices": choices, "usage": {"completion_tokens": len(choices)}})
 
 
-def simulated(workers, folder):
-    """Seconds that so many workers take for so many times the work, and what memory was at most."""
-    servers = [Server() for _ in range(workers)]
-    fields = {"name": f"simulated{workers}", "asks": "?", "models": ["ladder-21k"], "thinking_budgets": [0, 8, 16], "num_samples": 8}
-    fields |= {
-        "benchmarks": {"sums": {"problems": 10 * workers * evaluate.SHARDS_AT_ONCE * ROUNDS}},
-        "answer_tokens": 8,
-        "shard_problems": 10,
+def simulated(folder, workers, rounds=ROUNDS, latency=LATENCY):
+    """Seconds that so many workers take for so many times the work, and how much memory more than before."""
+    server = Server(latency)
+    problems = 10 * workers * evaluate.SHARDS_AT_ONCE * rounds
+    fields = {
+        "name": f"simulated{workers}-{rounds}",
+        "asks": "?",
+        "models": ["ladder-21k"],
+        "thinking_budgets": [0, 8, 16],
+        "num_samples": 8,
     }
-
-    def worker(server):
-        path = folder / f"{workers}-{server.url[-5:]}.yaml"
-        path.write_text(
-            yaml.safe_dump({**fields, "engine": {"base_url": server.url, "concurrency": 100_000, "prompts_per_request": 100_000}})
-        )
-        return asyncio.run(evaluate.evaluate(open_study(str(path), folder), "ladder-21k"))
-
+    fields |= {"benchmarks": {"sums": {"problems": problems}}, "answer_tokens": 8, "shard_problems": 10}
+    fields["engine"] = {"base_url": server.url, "concurrency": 100_000, "prompts_per_request": 100_000}
+    path = folder / f"{fields['name']}.yaml"
+    path.write_text(yaml.safe_dump(fields))
+    opened = open_study(str(path), folder)
+    opened.problems("sums")  # drawn once: on a cluster each worker's process does it for itself, not in the others' way
     os.environ["no_proxy"] = "127.0.0.1"
-    begun = time.monotonic()
+    before, begun = memory(), time.monotonic()
     with ThreadPoolExecutor(workers) as pool:
-        ran = list(pool.map(worker, servers))
+        ran = list(pool.map(lambda _: asyncio.run(evaluate.evaluate(opened, "ladder-21k")), range(workers)))
     seconds = time.monotonic() - begun
-    for server in servers:
-        server.loop.call_soon_threadsafe(server.loop.stop)
-    assert sum(ran) == workers * evaluate.SHARDS_AT_ONCE * ROUNDS, ran
-    return {"workers": workers, "shards": sum(ran), "seconds": seconds, "rss_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}
+    server.loop.call_soon_threadsafe(server.loop.stop)
+    assert sum(ran) == workers * evaluate.SHARDS_AT_ONCE * rounds, ran
+    return {"workers": workers, "rounds": rounds, "latency": latency, "seconds": seconds, "more_mb": memory() - before}
+
+
+def memory():
+    """Resident now, in MB."""
+    gc.collect()
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGESIZE") / 1e6
 
 
 def cpu_seconds(process):
@@ -138,5 +143,11 @@ def through_prefect(folder):
 
 if __name__ == "__main__":
     with tempfile.TemporaryDirectory(prefix="thinkscale-bench-") as name:
-        found = {"simulated": [simulated(workers, Path(name)) for workers in WORKERS], "prefect": through_prefect(Path(name))}
-    json.dump({**found, "latency": LATENCY, "rounds": ROUNDS}, sys.stdout)
+        place = Path(name)
+        simulated(place, 1, rounds=1, latency=0.1)  # what is made once for a process
+        found = {
+            "long": simulated(place, 1, rounds=40, latency=0.25),
+            "simulated": [simulated(place, workers) for workers in WORKERS],
+            "prefect": through_prefect(place),
+        }
+    json.dump(found, sys.stdout)

@@ -222,8 +222,7 @@ def lies(phase, kind):
     """The engine breaks its word once: the run ends with a clear error, nothing of the answer is kept."""
 
     def do(place):
-        times = 8 if kind == "ignore_cap" else 1  # it shows only where a choice runs into its cap
-        opened = place.open({"kind": kind, "phase": phase, "after": place.moment.randrange(3), "times": times})
+        opened = place.open({"kind": kind, "phase": phase, "after": place.moment.randrange(3)})
         said = place.ended(start_child(opened), 1)
         assert "ResponseInvalid" in said, said[-1500:]
 
@@ -382,7 +381,11 @@ def prefect_hit(what):
                 site.start_server()
             elif what == "worker SIGTERM":
                 workers[0].terminate()
-                workers[0].wait(60)
+                with suppress(
+                    subprocess.TimeoutExpired
+                ):  # rarely a worker hangs at its end: whoever stopped it kills it then, as systemd does
+                    workers[0].wait(30)
+                kill(workers[0])
                 workers.append(site.worker("gpu", f"w{place.moment.randrange(10**9)}", THINKSCALE_ENGINE_COMMAND=" ".join(FAKE_VLLM)))
             else:
                 flow = next(s for s in evaluate_processes(opened))

@@ -15,7 +15,7 @@ Faults. `--fault '{"kind": "crash", "after": 3}'`, the same in FAKE_VLLM_FAULT, 
 away: for faults that a restart heals. Kinds:
   crash (SIGKILL to itself)  exit (status 3)  hang (accepts, never answers)  freeze (SIGSTOP to itself)
   500 | 503 | 400 | 429 (with retry_after seconds)  reset  slow (seconds)  cut_body  not_json
-  wrong_n  empty  wrong_usage  ignore_cap  swap (choices under the wrong index)
+  wrong_n  empty  wrong_usage  ignore_cap  ignore_budget  over_budget (of the thinking_token_budget)  swap (choices under the wrong index)
   die_at_start (prints, status 1)  never_ready  late (seconds)  deaf (hears SIGTERM only after seconds)
 `--children` starts a child (own process group) with a grandchild (own session), shared memory and a semaphore that nobody removes.
 """
@@ -76,7 +76,9 @@ class Tokenizer:
         if self.template is not None:
             text = self.template.render(messages=messages, add_generation_prompt=add_generation_prompt, **kwargs)
         else:
-            text = "".join(f"<|user|>{m['content']}" for m in messages) + ("<|assistant|>" if add_generation_prompt else "")
+            told = str(kwargs.get("reasoning_effort", ""))
+            text = told + "".join(f"<|user|>{m['content']}" for m in messages) + ("<|assistant|>" if add_generation_prompt else "")
+            text += "" if kwargs.get("enable_thinking", True) else "<think></think>"
         return self.encode(text)
 
 
@@ -112,6 +114,11 @@ class FakeModel:
         tokens = [*self.think(draw, length), t["</think>"]]
         whole = [*prompt, *tokens]
         return tokens + self.answer(whole, opens if opens >= 0 else len(prompt) - 1, len(whole) - 1, draw)
+
+    def closed_at(self, tokens, budget):
+        """With the thinking ended at the budget, as vLLM's `thinking_token_budget` does."""
+        close = self.tokenizer.ids["</think>"]
+        return tokens if close in tokens[: budget + 1] else [*tokens[:budget], close]
 
     def think(self, draw, length):
         text = ""
@@ -216,6 +223,11 @@ class State:
         lines = [f"vllm:{name}_total{label} {float(value)}" for name, value in self.counts.items()]
         lines += [f"vllm:num_requests_running{label} {float(self.running)}", f"vllm:num_requests_waiting{label} 0.0"]
         return "\n".join(lines) + "\n"
+
+
+def logprob(prompt, at):
+    """Of a token of a text, depending on it and the token before: any numbers that are always the same."""
+    return -((7 * prompt[at] + prompt[at - 1]) % 13 + 1) / 4
 
 
 class Refused(Exception):
@@ -345,6 +357,9 @@ class Handler(BaseHTTPRequestHandler):
             prompts = [prompts]
         cap, n = body.get("max_tokens", 16), body.get("n", 1)
         choices, limit = [], max(state.tokenizer.tokens)
+        budget = body.get("thinking_token_budget")
+        if budget is not None and not state.args.reasoning_config:
+            raise Refused("thinking_token_budget is set but reasoning_config is not configured.")
         for prompt in prompts:
             if len(prompt) >= state.args.max_model_len:
                 raise Refused(f"This model's maximum context length is {state.args.max_model_len} tokens, the prompt has {len(prompt)}.")
@@ -355,32 +370,50 @@ class Handler(BaseHTTPRequestHandler):
             for i in range(n):
                 state.count_prompt(prompt)
                 room = min(cap, state.args.max_model_len - len(prompt))  # vLLM, too, lowers the cap in silence
-                choices.append(
-                    self.choice(
-                        len(choices), prompt, state.model.generate(prompt, i, body.get("seed")), room + (kind == "ignore_cap") * 3, stops
-                    )
-                )
+                tokens = state.model.generate(prompt, i, body.get("seed"))
+                if budget is not None and kind != "ignore_budget":
+                    tokens = state.model.closed_at(tokens, budget + (kind == "over_budget") * 3)
+                if kind == "ignore_cap":  # whatever it would have said, it says too much
+                    tokens, room = [prompt[-1]] * (room + 3), room + 3
+                choices.append(self.choice(len(choices), prompt, tokens, room, stops, body))
+                if body.get("prompt_logprobs") is not None:
+                    known = [{str(token): {"logprob": logprob(prompt, at)}} for at, token in enumerate(prompt)]
+                    choices[-1]["prompt_logprobs"] = [None, *known[1:]]
         total = sum(len(c["token_ids"]) for c in choices)
         with state.lock:
             state.counts["generation_tokens"] += total
         usage = {"prompt_tokens": sum(map(len, prompts)), "completion_tokens": total, "total_tokens": sum(map(len, prompts)) + total}
         return {"id": "cmpl-fake", "object": "text_completion", "model": state.name, "choices": choices, "usage": usage}
 
-    def choice(self, index, prompt, tokens, cap, stops):
+    def choice(self, index, prompt, tokens, cap, stops, body):
         end = next((i for i, token in enumerate(tokens) if token in stops), len(tokens))
+        said, texts = None, [self.state.tokenizer.decode([t]) for t in tokens]
+        for i in range(min(end, cap) if body.get("stop") else 0):  # a stop text ends it with the token that completes it
+            said = next((text for text in body["stop"] if text in "".join(texts[: i + 1])), None)
+            if said is not None:
+                end = i
+                break
         kept, reason, stop = (tokens[: end + 1], "stop", tokens[end]) if end < min(cap, len(tokens)) else (tokens[:cap], "length", None)
         text = self.state.tokenizer.decode(kept[:-1] if reason == "stop" else kept)
-        if stop == self.state.tokenizer.ids["<|end|>"]:
+        if said is not None:
+            text, stop = self.state.tokenizer.decode(kept), said
+        elif stop == self.state.tokenizer.ids["<|end|>"]:
             stop = None  # vLLM names only those stop tokens that were asked for
         return {
             "index": index,
             "text": text,
             "token_ids": kept,
             "prompt_token_ids": prompt,
-            "logprobs": None,
+            "logprobs": self.logprobs(kept, texts, prompt, body) if "logprobs" in body else None,
             "finish_reason": reason,
             "stop_reason": stop,
         }
+
+    def logprobs(self, kept, texts, prompt, body):
+        """Made up, the same for the same tokens."""
+        asked = {f"token_id:{t}": -0.01 * (1 + (t + len(prompt)) % 7) for t in body.get("logprob_token_ids") or ()}
+        said = {"tokens": texts[: len(kept)], "token_logprobs": [-0.01 * (1 + token % 7) for token in kept]}
+        return said | {"top_logprobs": [asked] * len(kept)}
 
     def send_broken(self, kind, answer):
         """Faults within an answer."""
@@ -425,6 +458,7 @@ def main():
         parser.add_argument(flag)
     parser.add_argument("--port", type=int, default=8000)
     parser.add_argument("--max-model-len", type=int, default=256)
+    parser.add_argument("--reasoning-config", default="")
     parser.add_argument("--children", action="store_true")
     args, _ = parser.parse_known_args()
     if args.children:

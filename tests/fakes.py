@@ -21,16 +21,18 @@ import yaml
 from thinkscale import evaluate
 from thinkscale.config import FLOWS, Catalogue, Engine, Model, Sampling, Shape, Thinking
 from thinkscale.endpoint import Endpoint, Vitals, check_choices
-from thinkscale.generate import Generator, Room, boundary
+from thinkscale.generate import Generator, Room
 from thinkscale.loading import load_experiment
 from thinkscale.plan import Study, owed_shards
 from thinkscale.problems import benchmarks
+from thinkscale.prompting import boundary
 from thinkscale.schema import TABLES
 from thinkscale.shards import publish_problems, run_shard
 from thinkscale.store import Store
 
 FAKE_VLLM = (sys.executable, str(Path(__file__).resolve().parent / "fake_vllm.py"))
 END, USER, ASSISTANT, OPEN, CLOSE = 1, 2, 3, 4, 5
+WAIT = (9, 10, 11)
 
 
 def model(name="fake-100k", **changes):
@@ -77,7 +79,7 @@ class Toy:
     async def detokenize(self, ids):
         return "".join({OPEN: "<think>", CLOSE: "</think>"}.get(i, "?") for i in ids)
 
-    async def complete(self, prompts, n, max_tokens, sampling, stop_token_ids=(), seed=None):
+    async def complete(self, prompts, n, max_tokens, sampling, stop_token_ids=(), seed=None, **more):
         request = {"prompts": [tuple(p) for p in prompts], "n": n, "max_tokens": max_tokens, "stop": tuple(stop_token_ids), "seed": seed}
         self.in_flight += len(prompts) * n
         self.most_in_flight = max(self.most_in_flight, self.in_flight)
@@ -94,9 +96,12 @@ class Toy:
             {"index": i, "token_ids": ids, "text": "".join(map(chr, (64 + t for t in ids if t > 5))), "finish_reason": reason}
             for i, (ids, reason) in enumerate(found)
         ]
+        for choice in choices if "logprobs" in more else ():
+            ids = choice["token_ids"]
+            choice["logprobs"] = {"tokens": [chr(64 + t) for t in ids], "token_logprobs": [-t / 64 for t in ids]}
         self.drawn += sum(len(ids) for ids, _ in found)
         answer = {"choices": choices, "usage": {"completion_tokens": sum(len(ids) for ids, _ in found)}}
-        return check_choices(answer, prompts, n, max_tokens)
+        return check_choices(answer, prompts, n, max_tokens, logprobs="logprobs" in more)
 
     def _draw(self, prompt, draw, max_tokens, stops):
         ids = []
@@ -115,11 +120,11 @@ def _hash(*key):
     return int.from_bytes(hashlib.sha256(repr(key).encode()).digest()[:6], "big") / 2**48
 
 
-async def generator(client, *, entry=None, concurrency=64, prompts_per_request=64, answer_tokens=6):
+async def generator(client, *, entry=None, concurrency=64, prompts_per_request=64, answer_tokens=6, **how):
     """A generator on a toy client."""
     entry = entry or model()
     engine = Engine(concurrency=concurrency, prompts_per_request=prompts_per_request)
-    return Generator(client, entry, await boundary(client, entry), Sampling(), engine, answer_tokens, Room(concurrency))
+    return Generator(client, entry, await boundary(client, entry), Sampling(), engine, answer_tokens, Room(concurrency), **how)
 
 
 def run_toy(opened, **toy):
@@ -130,7 +135,8 @@ def run_toy(opened, **toy):
         client = Toy(**{"engine_seed": evaluate.engine_seed(opened, name, shards), **toy})
         for shard in shards:
             publish_problems(opened.store, shard.benchmark, opened.problems(shard.benchmark.name))
-            g = await generator(client, entry=opened.catalogue.models[name], answer_tokens=opened.config.answer_tokens)
+            how = {"route": shard.trace_set.route, "wait": WAIT if shard.trace_set.route.wait else ()}
+            g = await generator(client, entry=opened.catalogue.models[name], answer_tokens=opened.config.answer_tokens, **how)
             await run_shard(shard, g, opened.store)
         return client
 

@@ -12,8 +12,10 @@ from contextlib import contextmanager
 from thinkscale.config import Engine
 from thinkscale.endpoint import Client
 from thinkscale.evaluate import engine_seed
-from thinkscale.generate import Generator, Room, boundary
+from thinkscale.generate import Generator, Room
 from thinkscale.plan import owed_shards
+from thinkscale.prompting import boundary
+from thinkscale.routes import native_flags
 from thinkscale.serving import serve
 from thinkscale.shards import run_shard
 
@@ -40,7 +42,8 @@ def serving_owed(study, logs) -> Iterator:
     """
     shards = owed_shards(study, MODEL)
     model, seed = study.catalogue.models[MODEL], engine_seed(study, MODEL, shards)
-    with serve(model, ENGINE, logs, seed=seed, device="cpu", on_progress=print) as endpoint:
+    served = model.model_copy(update={"engine_args": native_flags(model)})  # for test_routes_vllm; changes nothing for the others
+    with serve(served, ENGINE, logs, seed=seed, device="cpu", on_progress=print) as endpoint:
 
         async def draw():
             async with Client(endpoint) as client:
@@ -52,6 +55,6 @@ def serving_owed(study, logs) -> Iterator:
         yield endpoint
 
 
-async def make_generator(client, model, sampling, room=ENGINE.concurrency):
+async def make_generator(client, model, sampling, room=ENGINE.concurrency, **how):
     """Draws as `evaluate` does, with so many sequences in flight."""
-    return Generator(client, model, await boundary(client, model), sampling, ENGINE, ANSWER_TOKENS, Room(room))
+    return Generator(client, model, await boundary(client, model), sampling, ENGINE, ANSWER_TOKENS, Room(room), **how)

@@ -13,7 +13,7 @@ from thinkscale.problems import benchmarks
 
 CATALOGUE = load_catalogue()
 EXTENTS = {name: benchmark.extent for name, benchmark in benchmarks(CATALOGUE).items()}
-HUB = [m for m in CATALOGUE.models.values() if not m.source.startswith("ladder/")]
+HUB = [m for m in CATALOGUE.models.values() if not m.source.startswith(("ladder/", "prepared/"))]
 PUBLISHED = {  # parameters as the makers' model cards or checkpoints count them
     "qwen3-0.6b": 596_049_920,
     "qwen3-8b": 8_190_735_360,
@@ -191,7 +191,7 @@ BAD: list[tuple[tuple[str | int, ...], Any, tuple[str, ...]]] = [  # where, what
         ("benchmarks.gsm8k.prompt", "unknown prompt 'qestion'", "Did you mean 'question'?"),
     ),
     (("prompt",), "questoin", ("unknown prompt 'questoin'", "Did you mean 'question'?")),
-    (("route",), "cutt", ("route", "'cut'", "found 'cutt'")),
+    (("thinking",), {"route": "cutt"}, ("thinking.route", "'cut'", "found 'cutt'")),
     (("gpu",), "H10", ("gpu", "unknown GPU 'H10'", "Did you mean 'H100'?")),
     (("name",), "a/b", ("name", "found 'a/b'")),
     (("benchmarks", "gsm8k", "problems"), 1320, ("benchmarks.gsm8k.problems", "found 1320", "has 1319")),

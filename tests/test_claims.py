@@ -16,11 +16,11 @@ import pytest
 
 from fakes import FAKE_VLLM, engines, eventually, files, processes, reopen, rows, run_fake, start_child, study
 from thinkscale import evaluate
-from thinkscale.claims import Claim, ClaimLost, Claims, at_work
+from thinkscale.claims import Claim, ClaimLost, Claims, Guarded, at_work
 from thinkscale.config import FLOWS
 from thinkscale.drain import Drain
 from thinkscale.plan import owed_shards, slice_ids
-from thinkscale.store import Guarded, Store, StoreError, read_graded
+from thinkscale.store import Store, StoreError, read_graded
 
 MODEL = "fake-100k"
 

@@ -76,7 +76,12 @@ def check_equal(opened, other):
 
 def test_setting_up_again_changes_nothing(site):
     again = site.deploy()
-    assert "pool gpu: brought up to date" in again and "automation: there" in again and "evaluate-model/gpu" in again
+    assert (
+        "pool gpu: brought up to date" in again
+        and "automation: brought up to date" in again
+        and len(site.post("automations/filter", {})) == 1
+        and "evaluate-model/gpu" in again
+    )
     found = {f"{d['name']}" for d in site.post("deployments/filter", {})}
     assert found == {"cpu", "gpu", "nightly-smoke"} and len(site.post("deployments/filter", {})) == 5
 
@@ -135,7 +140,7 @@ def test_a_node_dies_and_another_worker_finishes_its_model(site, locally, tmp_pa
     finally:
         kill(other)
     assert parent.returncode == 0, site.said(parent)
-    assert "ladder-21k is lost (nothing heard of it for 6 s); submitted again" in site.said(parent)
+    assert "ladder-21k is lost (running, and nothing heard of it for 6 s); submitted again" in site.said(parent)
     after = files(opened)
     assert before and {name: after[name] for name in before} == before
     check_equal(opened, locally["one"])
@@ -175,6 +180,34 @@ def test_a_stopped_parent_cancels_its_children(site, tmp_path):
         kill(worker)
     states = {r["name"]: r["state"]["type"] for r in site.post("flow_runs/filter", {})}
     assert states["ladder-21k of stopped"] in ("CANCELLED", "CANCELLING")
+
+
+@pytest.mark.slow
+def test_prefect_itself_declares_a_run_crashed_whose_node_died(tmp_path):
+    """Nobody waits for this run: the automation is all there is. Its limit is shortened from 540 s to 60."""
+    shorter = (
+        "import asyncio, datetime, deploy; deploy.SILENCE = datetime.timedelta(seconds=60); asyncio.run(deploy.set_up(['cpu', 'gpu']))"
+    )
+    with Site(tmp_path / "site") as site:
+        site.deploy()
+        subprocess.run([sys.executable, "-c", shorter], check=True, cwd=FLOWS, env=site.environment, timeout=120)
+        results = tmp_path / "results"
+        opened = open_study(str(written(tmp_path, "silent", ["ladder-21k"])), results)
+        slow = engine({"kind": "slow", "seconds": 60.0})
+        worker = site.worker("gpu", "doomed", THINKSCALE_ENGINE_COMMAND=slow, PREFECT_FLOWS_HEARTBEAT_FREQUENCY="30")
+        (found,) = [d for d in site.post("deployments/filter", {}) if d["entrypoint"].endswith("evaluate_model.py:evaluate_model")]
+        content = yaml.safe_load((tmp_path / "silent.yaml").read_text())
+        asked = {"parameters": {"experiment": content, "model": "ladder-21k", "results": str(results)}, "state": {"type": "SCHEDULED"}}
+        run = site.post(f"deployments/{found['id']}/create_flow_run", asked)
+
+        def state():
+            return site.post("flow_runs/filter", {"flow_runs": {"id": {"any_": [run["id"]]}}})[0]["state"]
+
+        assert eventually(lambda: at_work(opened.store), 120), site.said(worker)
+        assert not eventually(lambda: state()["type"] != "RUNNING", 75), "it lives, and says so"
+        kill(worker)
+        assert eventually(lambda: state()["type"] == "CRASHED", 180), state()
+        assert state()["message"] == "no heartbeat"
 
 
 @pytest.mark.slow

@@ -189,9 +189,9 @@ class Recorder(Client):
         super().__init__(*args, **options)
         self.asked = []
 
-    async def complete(self, prompts, n, max_tokens, sampling, stop_token_ids=(), seed=None):
+    async def complete(self, prompts, n, max_tokens, sampling, stop_token_ids=(), seed=None, **more):
         self.asked.append(([tuple(p) for p in prompts], n, max_tokens, list(stop_token_ids)))
-        return await super().complete(prompts, n, max_tokens, sampling, stop_token_ids, seed)
+        return await super().complete(prompts, n, max_tokens, sampling, stop_token_ids, seed, **more)
 
 
 @needs_engine

@@ -6,13 +6,14 @@ import sys
 from dataclasses import replace
 
 import pytest
+import yaml
 
 from fakes import model, run_toy, study
 from test_claims import claims
-from thinkscale import console
+from thinkscale import console, fanout
 from thinkscale.config import FLOWS, ConfigError
 from thinkscale.fanout import Ended, Listener, Unfinished, fan_out, largest_first, resources
-from thinkscale.plan import open_study
+from thinkscale.plan import RESULTS, open_study
 
 MODELS = ["fake-21k", "fake-100k"]
 
@@ -89,21 +90,33 @@ def test_what_another_run_finished_is_no_failure(tmp_path):
     run(opened, Launches(opened, Ended("failed", "no GPU here")), replicas=2)
 
 
-def test_a_run_is_silent_when_no_new_beat_came_for_as_long_as_patience_lasts(tmp_path):
+def test_a_run_is_silent_since_its_last_new_beat(tmp_path, monkeypatch):
     store = study(tmp_path).store
-    listener = Listener(store, "run-1", 0.3)
-    assert not listener.is_silent()
+    listener = Listener(store, "run-1")
     with claims(store.root, run="run-1") as mine, claims(store.root, run="run-2") as other:
         for number in range(1, 12):
             mine._beat(number)
             other._beat(0)
-            assert not listener.is_silent()
             _pause(0.05)
-        _pause(0.4)
+            assert listener.silence() < 0.04
+        _pause(0.3)
         other._beat(99)
-        assert listener.is_silent(), "the beat of another does not count"
+        assert listener.silence() > 0.3, "the beat of another does not count"
         listener.wait_again()
-        assert not listener.is_silent()
+        assert listener.silence() < 0.3
+        _pause(0.3)
+        monkeypatch.setattr(fanout, "at_work", _no_disk)
+        assert listener.silence() < 0.3, "where nothing can be read, nothing is known of the run"
+
+
+def _no_disk(store):
+    raise OSError(5, "Input/output error")
+
+
+def test_a_model_has_at_least_one_run(tmp_path):
+    opened = both(tmp_path)
+    with pytest.raises(ConfigError, match="replicas: 0; at least one"):
+        run(opened, Launches(opened), replicas=0)
 
 
 def _pause(seconds):
@@ -135,6 +148,15 @@ def test_content_never_says_what_a_worker_executes_or_where_its_key_goes(engine,
         open_study({**content, "engine": engine})
 
 
+def test_a_file_that_a_run_was_told_of_is_held_to_the_same(tmp_path):
+    fields = yaml.safe_load((FLOWS / "experiments" / "smoke.yaml").read_text())
+    path = tmp_path / "planted.yaml"
+    path.write_text(yaml.safe_dump({**fields, "name": "planted", "engine": {"command": ["rm"]}}))
+    assert console.opened(str(path), str(tmp_path), deployed=False).config.engine.command == ("rm",)
+    with pytest.raises(ConfigError, match=r"engine\.command: not taken"):
+        console.opened(str(path), str(tmp_path), deployed=True)
+
+
 def test_content_that_is_wrong_gets_the_same_error_as_a_file():
     content = console.travelling(open_study("smoke"))
     with pytest.raises(ConfigError, match=r"experiment: unknown key 'num_sample'. Did you mean 'num_samples'"):
@@ -145,6 +167,7 @@ def test_content_that_is_wrong_gets_the_same_error_as_a_file():
 
 def test_the_command_that_finishes_is_the_one_that_was_given(tmp_path):
     assert console.sweep_again("nano", str(tmp_path), "gpu") == f"python flows/sweep.py nano --results {tmp_path} --pool gpu"
+    assert console.sweep_again("nano", str(RESULTS), "gpu", 2) == "python flows/sweep.py nano --pool gpu --replicas 2"
     assert console.experiment_name("a/b/mine.yaml") == "mine" and console.experiment_name({"name": "x"}) == "x"
 
 
@@ -153,7 +176,7 @@ def test_a_run_outlives_whoever_reads_its_output():
 import os, signal, sys, time
 sys.path.insert(0, {str(FLOWS)!r})
 from rich.console import Console
-from thinkscale import console
+from thinkscale import console, fanout
 console.outlive_reader()
 print("before", flush=True)
 sys.stdin.read()  # until the reader is gone

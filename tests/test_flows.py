@@ -23,6 +23,7 @@ from thinkscale import evaluate
 from thinkscale.config import FLOWS
 from thinkscale.plan import open_study, owed_shards
 from thinkscale.report import analyze
+from thinkscale.schema import SCHEMA_VERSION
 from thinkscale.store import read_graded
 
 EXPERIMENT = {
@@ -185,7 +186,7 @@ def test_analysis_prints_the_table_and_writes_files(runs):
 def test_the_manifest_says_what_made_the_folder(runs):
     manifest = json.loads((runs["study"].store.root / "manifest.json").read_text())
     config = runs["study"].config
-    assert manifest["config"] == config.model_dump(mode="json") and manifest["schema_version"] == 1
+    assert manifest["config"] == config.model_dump(mode="json") and manifest["schema_version"] == SCHEMA_VERSION
     assert set(manifest["models"]) == set(config.models) and set(manifest["benchmarks"]) == {"sums"}
     assert set(manifest["trace_sets"]) == {r["trace_set_id"] for r in rows(runs["study"], "samples")}
     assert {"prefect", "pandas", "pyarrow"} <= set(manifest["packages"]) and manifest["device"] in ("cpu", "gpu")

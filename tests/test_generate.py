@@ -7,9 +7,10 @@ import pytest
 from fakes import CLOSE, END, OPEN, Toy, files, generator, model, study
 from thinkscale.config import Engine, Sampling, Thinking
 from thinkscale.endpoint import EngineDied, RequestFailed, ResponseInvalid
-from thinkscale.generate import MAX_N, AnswerKey, Generator, Room, SampleKey, boundary, render
+from thinkscale.generate import MAX_N, AnswerKey, Generator, Room, SampleKey
 from thinkscale.plan import owed_shards
 from thinkscale.problems import Problem
+from thinkscale.prompting import boundary, render
 from thinkscale.shards import run_shard
 from thinkscale.thinking import Trace
 

@@ -71,6 +71,16 @@ def test_an_interval_is_shared_out_by_the_tokens_that_came_back():
     assert engine_seconds(engine.head(0)).empty
 
 
+def test_a_run_that_is_over_before_the_second_look_leaves_what_its_engine_did(tmp_path):
+    opened = study(tmp_path, models=["fake-100k"], benchmarks={"sums": {"problems": 2}}, engine={"command": list(FAKE_VLLM)})
+    run_fake(opened)
+    spent = sum(
+        opened.store.read(t, ["request_completion_tokens"]).to_pandas()["request_completion_tokens"].sum() for t in ("samples", "answers")
+    )
+    found = opened.store.read("engine").to_pandas()
+    assert found["generation_tokens"].sum() == spent > 0 and found["drawn_tokens"].map(sum).sum() > 0
+
+
 class Nvml:
     """What we use of pynvml, on three GPUs that do not exist."""
 

@@ -559,7 +559,7 @@ DEAF = (
 @pytest.mark.parametrize("way", ["stdin closes", "SIGTERM", "another parent"])
 def test_the_supervisor_ends_what_does_not_listen_and_what_left_the_session(way):
     s = supervised(
-        f"{DEAF}; print(os.getpid(), flush=True); time.sleep(600)", grace=0.5, **({"parent": 1} if way == "another parent" else {})
+        f"{DEAF}; os.write(1, b'%d\\n' % os.getpid()); time.sleep(600)", grace=0.5, **({"parent": 1} if way == "another parent" else {})
     )
     if way == "another parent":
         assert "our parent is gone; no process left" in s.communicate(timeout=30)[1]

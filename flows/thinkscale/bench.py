@@ -20,10 +20,11 @@ from typing import Any, NamedTuple
 from thinkscale import serving
 from thinkscale.config import FLOWS, Catalogue, Engine, Model, Sampling
 from thinkscale.endpoint import Client, Endpoint
-from thinkscale.generate import AnswerKey, Generator, Room, SampleKey, boundary
+from thinkscale.generate import AnswerKey, Generator, Room, SampleKey
 from thinkscale.launch import inherited_environment
 from thinkscale.loading import prompt_text, source_path
 from thinkscale.problems import benchmarks
+from thinkscale.prompting import boundary
 
 BUDGETS = (0, 6, 12, 18, 24, 32)
 SAMPLES = 16

@@ -16,6 +16,7 @@ import os
 import socket
 import threading
 import time
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from types import TracebackType
@@ -24,6 +25,7 @@ from typing import Any, NamedTuple, Self
 from upath import UPath
 
 from thinkscale import files
+from thinkscale.schema import TableName
 from thinkscale.store import Store
 
 log = logging.getLogger(__name__)
@@ -226,3 +228,16 @@ def _read(path: UPath) -> dict[str, Any] | None:
     except (FileNotFoundError, json.JSONDecodeError):  # gone since it was listed; or not ours
         return None
     return said
+
+
+class Guarded(Store):
+    """A store that asks, before it publishes, whether its user may still."""
+
+    def __init__(self, store: Store, check: Callable[[], None]) -> None:
+        super().__init__(store.root)
+        self._store, self._check = store, check
+
+    def publish(self, table: TableName, name: str, rows: Iterable[Mapping[str, Any]], *, replace: bool = False, **meta: Any) -> bool:
+        """As `Store.publish`. Raises what the check raises."""
+        self._check()
+        return self._store.publish(table, name, rows, replace=replace, **meta)

@@ -16,6 +16,7 @@ from rich.table import Table
 from thinkscale import inference, schema
 from thinkscale.config import Claim, PointRef
 from thinkscale.inference import Floats, Interval, Pools, Resampling
+from thinkscale.routes import is_greedy
 from thinkscale.summarize import Cell, Point, deployable, measure, slice_name, slices, typed
 
 _ROUNDING = 1e-12
@@ -69,7 +70,13 @@ def compare(graded: pd.DataFrame, summary: pd.DataFrame, draws: int = 1000, seed
 def _pairs(points: pd.DataFrame) -> _Pairs:
     params, budget, k, cost = (points[c].to_numpy()[:, None] for c in ("params", "thinking_budget", "k", "cost_flops"))
     more = (budget >= budget.T) & (k >= k.T) & ((budget > budget.T) | (k > k.T))
-    return _Pairs(*np.nonzero((params < params.T) & more & (cost <= cost.T)))
+    prompt, greedy = points["prompt"].astype(str).to_numpy()[:, None], _greedy(points).to_numpy()[:, None]
+    alike = (prompt == prompt.T) & (greedy == greedy.T)  # samplings may be each model's own, but greedy is another law
+    return _Pairs(*np.nonzero((params < params.T) & more & (cost <= cost.T) & alike))
+
+
+def _greedy(points: pd.DataFrame) -> pd.Series:
+    return points["sampling"].astype(str).map(is_greedy).astype(bool)
 
 
 def _table(points: pd.DataFrame, pairs: _Pairs, cells: dict[str, Cell], pools: Pools, name: str) -> list[pd.DataFrame]:
@@ -183,16 +190,21 @@ def claims(graded: pd.DataFrame, wanted: Sequence[Claim], draws: int = 2000, see
 
 def point_name(ref: PointRef) -> str:
     """`model budget=64 maj@16`."""
-    return f"{ref.model} budget={ref.thinking_budget} {ref.metric.replace('@k', f'@{ref.k}')}"
+    among = "".join(f" {name}" for name in (ref.route, ref.prompt) if name is not None)
+    return f"{ref.model} budget={ref.thinking_budget} {ref.metric.replace('@k', f'@{ref.k}')}{among}"
 
 
 def _side(cells: list[Cell], claim: Claim, ref: PointRef) -> pd.DataFrame:
     """The side's value and cluster of each problem, by problem id; no rows where nothing was answered."""
     wanted = {"benchmark": claim.benchmark, "model": ref.model, "thinking_budget": ref.thinking_budget}
-    found = [c for c in cells if all(c.facts[key] == value for key, value in wanted.items())]
+    wanted |= {key: value for key, value in (("route", ref.route), ("prompt", ref.prompt)) if value is not None}
+    fit = [c for c in cells if all(c.facts[key] == value for key, value in wanted.items())]
+    found = [c for c in fit if not is_greedy(str(c.facts["sampling"]))] or fit  # a greedy reference beside what is sampled is not meant
     if len(found) > 1:
-        names = ", ".join(f"{c.facts['cell_id']} (prompt {c.facts['prompt']}, {c.facts['sampling']})" for c in found)
-        raise ClaimError(f"claims.{claim.name}: {point_name(ref)} fits {len(found)} cells: {names}. Keep one prompt and sampling.")
+        names = ", ".join(f"{c.facts['cell_id']} (prompt {c.facts['prompt']}, {c.facts['route']}, {c.facts['sampling']})" for c in found)
+        raise ClaimError(
+            f"claims.{claim.name}: {point_name(ref)} fits {len(found)} cells: {names}. Say `prompt` or `route`, or keep one sampling."
+        )
     if not found:
         return pd.DataFrame({"value": np.zeros(0), "cluster_id": pd.Series([], dtype=str)}, index=pd.Index([], dtype=str))
     (cell,) = found
@@ -216,7 +228,7 @@ def headline(graded: pd.DataFrame, summary: pd.DataFrame, draws: int = 2000, see
     for benchmark, points in deployable(summary[summary["slice"] == "all"]).groupby("benchmark", sort=True):
         points = points.reset_index(drop=True)
         single = points[(points["k"] == 1) & (points["params"] == points["params"].max())]
-        reference = int(single.sort_values(["thinking_budget", "cost_flops"]).index[0])
+        reference = int(single.assign(greedy=_greedy(single)).sort_values(["greedy", "thinking_budget", "cost_flops"]).index[0])
         pairs = _pairs(points)
         candidates = points.loc[pairs.small[pairs.big == reference]]
         longer, more = candidates["thinking_budget"] > points.loc[reference, "thinking_budget"], candidates["k"] > 1

@@ -7,8 +7,6 @@ What it does not do: no network, no GPU, no exit(), no change of anything it rea
 import hashlib
 import json
 import re
-from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -21,7 +19,7 @@ CATALOGUE = FLOWS / "models.yaml"
 # a name becomes part of a file name: no slash, no leading dot, and short enough (a file name has 255 bytes) for what is added to it
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100)]
 Positive = Annotated[int, Field(gt=0)]
-Route = Literal["cut"]
+RouteName = Literal["cut", "extend", "effort", "native"]
 MetricName = Literal["pass@k", "maj@k", "unforced pass@k"]
 
 
@@ -77,6 +75,9 @@ class Thinking(Strict):
     """Stands for open + close at budget 0 where a model's maker wants another text there."""
     closes: bool = True
     """The model writes the first token of `close` by itself; otherwise end of text ends its thinking."""
+    cue: Annotated[str, Field(min_length=1)] | None = None
+    """With `closes: false`: text, as asked for by the prompt, by which the model says in plain prose that its answer comes; it ends the
+    thinking, like end of text."""
 
 
 class Sampling(Strict):
@@ -188,6 +189,10 @@ class PointRef(Strict):
     thinking_budget: Annotated[int, Field(ge=0)]
     metric: MetricName = "pass@k"
     k: Positive = 1
+    route: str | None = None
+    """As in the column `route`, where there are several (`effort=low`)."""
+    prompt: str | None = None
+    """As in the column `prompt`, where there are several (`few-shot=2`)."""
 
 
 class Claim(Strict):
@@ -199,6 +204,29 @@ class Claim(Strict):
     """Only the problems of this difficulty; None: all."""
     better: PointRef
     worse: PointRef
+
+
+class Loss(Strict):
+    """A text on which each model's loss is measured (see `loss`)."""
+
+    text: str
+    """Path, absolute or from flows/: plain text, or JSON lines with `text` and optionally `prompt`."""
+    context: Annotated[int, Field(ge=2)] = 2048
+    """Tokens at most that the model sees at once (a smaller context of its own counts)."""
+
+
+class ThinkingUse(Strict):
+    """How thinking is spent."""
+
+    route: RouteName = "cut"
+    """`cut`: ended at the budget. `extend`: the same, and where the model would close before, it is told to wait and goes on. `effort`: the
+    model is told how much to think. `native`: the server ends it at the budget (vLLM's `thinking_token_budget`)."""
+    wait: Name = "wait"
+    """Of `extend`: the text in place of the close, a file `prompts/<name>.txt`."""
+    times: Positive = 1
+    """Of `extend`: how often."""
+    levels: dict[Name, dict[str, Any]] = {}
+    """Of `effort`: level -> arguments of the chat template."""
 
 
 class Engine(Strict):
@@ -216,6 +244,8 @@ class Engine(Strict):
     """Seconds for one request."""
     max_restarts: Annotated[int, Field(ge=0)] = 2
     """How often a hung or dead engine is started again."""
+    max_resubmits: Annotated[int, Field(ge=0)] = 3
+    """With a pool of workers: how often a model's run is submitted again that crashed, was preempted or fell silent."""
     claim_timeout: Annotated[float, Field(gt=0)] = 60.0
     """Seconds of silence after which what another run has claimed counts as abandoned."""
     concurrency: Positive = 256
@@ -235,7 +265,9 @@ class Experiment(Strict):
     models: Annotated[tuple[Name, ...], Field(min_length=1)]
     benchmarks: Annotated[dict[Name, BenchmarkUse], Field(min_length=1)]
     prompt: Name = "question"
-    route: Route = "cut"
+    examples: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)] = (0,)
+    """Worked examples before the question; several: each number has cells of its own. The prompt says how they are shown."""
+    thinking: ThinkingUse = ThinkingUse()
     thinking_budgets: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)]
     """Caps on thinking tokens; 0 is thinking off."""
     num_samples: Positive
@@ -243,6 +275,10 @@ class Experiment(Strict):
     """Cap on the answer, the same for every budget."""
     sampling: Sampling | None = None
     """None: what each model's makers recommend."""
+    gold_logprob: bool = False
+    """Score the gold answer, too, in the place of every answer that is drawn (a one-token request for each of its tokens)."""
+    greedy: bool = False
+    """Draw one greedy sample besides, as cells of their own: a reference, never mixed with what is sampled."""
     problem_seed: int = 0
     """Seed of generated problems."""
     shard_problems: Positive = 50
@@ -250,47 +286,9 @@ class Experiment(Strict):
     gpu: Name | None = None
     """Kind of GPU for `--plan`'s estimate of hours."""
     claims: tuple[Claim, ...] = ()
+    loss: Loss | None = None
+    """None: loss is not measured."""
     engine: Engine = Engine()
-
-
-@dataclass(frozen=True)
-class TraceSet:
-    """What is generated once: model × benchmark × prompt × route × sampling."""
-
-    model: Model
-    model_revision: str
-    """Commit on the hub, or hash of a local folder."""
-    benchmark: str
-    benchmark_identity: str
-    """What fixes the benchmark's content: generator version and seed, or hub revision."""
-    prompt: str
-    prompt_text: str
-    route: Route
-    sampling: Sampling
-    answer_tokens: int
-
-    @cached_property
-    def trace_set_id(self) -> str:
-        """16 hex digits of a hash of everything that fixes what is drawn (design: identity is a hash of content)."""
-        return digest(
-            {
-                "model": self.model.source,
-                "revision": self.model_revision,
-                "thinking": self.model.thinking.model_dump(),
-                "chat": self.model.chat,
-                "template_kwargs": self.model.template_kwargs,
-                "benchmark": self.benchmark,
-                "benchmark_identity": self.benchmark_identity,
-                "prompt_text": self.prompt_text,
-                "route": self.route,
-                "sampling": str(self.sampling),
-                "answer_tokens": self.answer_tokens,
-            }
-        )
-
-    def cell_id(self, thinking_budget: int) -> str:
-        """16 hex digits: trace set + budget."""
-        return digest({"trace_set": self.trace_set_id, "thinking_budget": thinking_budget})
 
 
 def digest(value: Any) -> str:

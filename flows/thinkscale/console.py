@@ -17,6 +17,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from rich.console import Console
 
+from thinkscale import loss
 from thinkscale.config import ConfigError, Experiment
 from thinkscale.evaluate import start_first
 from thinkscale.plan import RESULTS, Study, open_study, plan, plan_table
@@ -56,8 +57,12 @@ def sweep_command(about: str | None) -> Command:
     parser.add_argument("--replicas", type=int, default=1, metavar="N", help="with --pool: runs for each model, which share its shards")
     asked = parser.parse_args()
     study = _study(asked.experiment, asked.results)
+    if asked.replicas < 1 or (asked.replicas > 1 and not asked.pool):
+        sys.exit(f"error: --replicas {asked.replicas}: at least 1, and more only with --pool, where there are workers to share the work.")
     if asked.plan or asked.status:
         Console(width=150).print(status_view(study) if asked.status else plan_table(study, plan(study)))
+        if expected := _or_exit(lambda: loss.outlook(study)):
+            print(expected)
         sys.exit()
     log_to_terminal()
     if asked.pool:
@@ -99,12 +104,23 @@ def experiment_name(experiment: object) -> str:
     return Path(given).stem if isinstance(given, str) else str(given.get("name", "unnamed"))
 
 
-def sweep_again(experiment: object, results: str, pool: str | None) -> str:
+def sweep_again(experiment: object, results: str, pool: str | None, replicas: int = 1) -> str:
     """The command that finishes what a sweep left owed."""
     given = as_given(experiment)
     words = ["python flows/sweep.py", given if isinstance(given, str) else "THE_SAME.yaml"]
     words += ["--results", results] if results != str(RESULTS) else []
-    return " ".join([*words, *(["--pool", pool] if pool else [])])
+    words += ["--pool", pool] if pool else []
+    return " ".join([*words, *(["--replicas", str(replicas)] if replicas > 1 else [])])
+
+
+def opened(experiment: object, results: str, *, deployed: bool) -> Study:
+    """A flow's study. What a deployment's run is told comes from whoever may submit runs: refused where it names a command or an address,
+    in content or in a file. Raises ConfigError.
+    """
+    study = open_study(as_given(experiment), results)
+    if deployed:
+        travelling(study)
+    return study
 
 
 def travelling(study: Study) -> dict[str, Any]:

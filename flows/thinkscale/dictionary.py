@@ -6,8 +6,9 @@ What it does not do: read any results.
 
 import pyarrow as pa
 
+from thinkscale.columns import Column, Table
 from thinkscale.config import FLOWS
-from thinkscale.schema import SCHEMA_VERSION, TABLES, Column, Table
+from thinkscale.schema import SCHEMA_VERSION, TABLES
 
 PATH = FLOWS.parent / "results" / "README.md"
 
@@ -50,8 +51,10 @@ results/<experiment>/
   samples/             the thinking traces, drawn once at the largest budget
   answers/             what was answered at every budget
   grades/              was it right; made again from problems/ and answers/ by `flows/regrade.py`
+  loss/                loss of each model on a text, where the YAML asks for it; `loss.parquet` is the same in one file
   engine/              what the engines did, a row every few seconds; `engine.parquet` is the same in one file
   summary.parquet      accuracy with interval and cost of every point
+  compliance.parquet   thinking asked for and thinking spent, of every cell
   comparison.parquet   smaller model thinking more against bigger model
   claims.parquet       the comparisons that the YAML named beforehand
   plots/               pictures of the summary; `flows/analyze.py` makes plots, these tables and engine.parquet again

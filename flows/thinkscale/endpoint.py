@@ -13,11 +13,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Any, NamedTuple, Self
+from typing import Any, Self
 from urllib.parse import urlsplit
 
 import aiohttp
 
+from thinkscale.choices import Choice as Choice
+from thinkscale.choices import ResponseInvalid as ResponseInvalid
+from thinkscale.choices import check_choices as check_choices
 from thinkscale.config import Sampling
 
 RETRYABLE = (408, 425, 429, 500, 502, 503, 504)
@@ -47,10 +50,6 @@ class RequestRefused(RuntimeError):
 
 class RequestFailed(RuntimeError):
     """Failed as often as we were willing to try; the work is owed."""
-
-
-class ResponseInvalid(RuntimeError):
-    """An answer that contradicts itself or the request: counts that do not add up, a cap that was ignored. Never data."""
 
 
 class Vitals:
@@ -88,20 +87,6 @@ class Endpoint:
     def local(self) -> bool:
         """On this machine: then no proxy of the environment is asked."""
         return urlsplit(self.base_url).hostname in LOCAL
-
-
-class Choice(NamedTuple):
-    """One completion."""
-
-    prompt_index: int
-    token_ids: tuple[int, ...]
-    """Everything that was generated, a stop token included."""
-    text: str
-    """The same as text, special tokens spelled out; without the token that stopped it."""
-    finish_reason: str
-    """stop or length."""
-    stop_reason: int | str | None
-    """The stop token id that ended it; None for the model's own end of text, and for length."""
 
 
 class Client:
@@ -157,9 +142,11 @@ class Client:
         sampling: Sampling,
         stop_token_ids: Sequence[int] = (),
         seed: int | None = None,
+        **more: Any,
     ) -> list[Choice]:
         """Draw n completions of every prompt in one request, in the order of the prompts.
 
+        Args: more: further keys of the request (`logprobs`, `stop`, `thinking_token_budget`).
         Raises: RequestRefused, RequestFailed, ResponseInvalid, EngineDied, EngineHung.
         """
         if seed is not None and not self.endpoint.seeds:
@@ -174,9 +161,22 @@ class Client:
             "return_token_ids": True,
             "skip_special_tokens": False,
             "spaces_between_special_tokens": False,
+            **more,
         }
         answer = await self._post("/v1/completions", body if seed is None else {**body, "seed": seed})
-        return check_choices(answer, prompts, n, max_tokens)
+        return check_choices(answer, prompts, n, max_tokens, logprobs="logprobs" in more)
+
+    async def score(self, texts: Sequence[Sequence[int]]) -> list[list[float]]:
+        """Log-probability of every token but the first of every text, given what stands before it. Raises as `complete`."""
+        body = {"model": self.endpoint.model, "prompt": [list(ids) for ids in texts], "max_tokens": 1, "temperature": 0}
+        answer = await self._post("/v1/completions", {**body, "prompt_logprobs": 0, "return_token_ids": True})
+        check_choices(answer, texts, 1, 1)
+        try:
+            seen = [choice["prompt_logprobs"] for choice in sorted(answer["choices"], key=lambda choice: int(choice["index"]))]
+            pairs = [zip(ids[1:], at[1:], strict=True) for ids, at in zip(texts, seen, strict=True)]
+            return [[float(at[str(token)]["logprob"]) for token, at in pair] for pair in pairs]
+        except (KeyError, TypeError, ValueError) as e:
+            raise ResponseInvalid(f"a response lacks log-probabilities of its prompt: {type(e).__name__}: {e}") from e
 
     async def metrics(self) -> dict[str, float]:
         """Counters and gauges of the engine now, see `parse_metrics`."""
@@ -237,42 +237,6 @@ class Client:
         failure = self.endpoint.vitals.failure
         if failure is not None:
             raise type(failure)(str(failure))  # a fresh one: many requests raise it, each with its own traceback
-
-
-def check_choices(answer: dict[str, Any], prompts: Sequence[Sequence[int]], n: int, max_tokens: int) -> list[Choice]:
-    """The choices of a completion response, in order, if everything about them adds up. Raises ResponseInvalid."""
-    try:
-        raw = sorted(answer["choices"], key=lambda choice: int(choice["index"]))
-        if [choice["index"] for choice in raw] != list(range(len(prompts) * n)):
-            raise ResponseInvalid(
-                f"asked for {len(prompts)} prompts × {n} choices, got {len(raw)} with indices {[c['index'] for c in raw][:20]}"
-            )
-        for choice in raw:
-            echoed = choice.get("prompt_token_ids")
-            if echoed is not None and echoed != list(prompts[choice["index"] // n]):
-                raise ResponseInvalid(f"choice {choice['index']} answers another prompt than the one it was asked")
-        choices = [Choice(c["index"] // n, tuple(c["token_ids"]), c["text"], c["finish_reason"], c.get("stop_reason")) for c in raw]
-        counted = int(answer["usage"]["completion_tokens"])
-    except (KeyError, TypeError, ValueError) as e:
-        raise ResponseInvalid(f"a completion response lacks or garbles a field: {type(e).__name__}: {e}") from e
-    for index, choice in enumerate(choices):
-        if not choice.token_ids:
-            raise ResponseInvalid(f"choice {index} is empty")
-        if len(choice.token_ids) > max_tokens:
-            raise ResponseInvalid(
-                f"choice {index} has {len(choice.token_ids)} tokens, the cap was {max_tokens}: the server ignores its cap"
-            )
-        if choice.finish_reason == "length" and len(choice.token_ids) < max_tokens:
-            raise ResponseInvalid(  # vLLM lowers max_tokens to what the context holds and says nothing
-                f"choice {index} was cut after {len(choice.token_ids)} tokens, the cap was {max_tokens}: the prompt of "
-                f"{len(prompts[choice.prompt_index])} tokens leaves no more room in the server's context"
-            )
-        if choice.finish_reason not in ("stop", "length"):
-            raise ResponseInvalid(f"choice {index} ended with '{choice.finish_reason}'")
-    found = sum(len(choice.token_ids) for choice in choices)
-    if found != counted:
-        raise ResponseInvalid(f"the choices hold {found} tokens, the server's usage says {counted}")
-    return choices
 
 
 _METRIC = re.compile(r"^vllm:(?P<name>\w+?)(?:_total)?(?:\{[^}]*\})? (?P<value>[-+0-9.eE]+)$", re.MULTILINE)

@@ -16,18 +16,20 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TypeVar
 
-from thinkscale import files, serving
-from thinkscale.claims import ClaimLost, Claims
+from thinkscale import files, loss, serving
+from thinkscale.claims import ClaimLost, Claims, Guarded
 from thinkscale.config import digest
 from thinkscale.drain import Drain, drain_on_sigterm
 from thinkscale.endpoint import Client, Endpoint, EngineFailure
 from thinkscale.fanout import largest_first
-from thinkscale.generate import Generator, Room, boundary
-from thinkscale.mend import mend
+from thinkscale.generate import Generator, Room
+from thinkscale.mend import mend, settle
 from thinkscale.metering import FLUSH_SECONDS, Meter
 from thinkscale.plan import Study, owed_now, owed_shards, slice_ids
+from thinkscale.prompting import boundary, wait_ids
+from thinkscale.routes import native_flags
 from thinkscale.shards import Shard, ShardDone, run_shard
-from thinkscale.store import Guarded, Store, StoreError
+from thinkscale.store import Store, StoreError
 
 log = logging.getLogger(__name__)
 
@@ -83,8 +85,11 @@ def engine_seed(study: Study, model: str, shards: list[Shard], process: str = ""
 
 def start_engine(study: Study, model: str, shards: list[Shard]) -> serving.Running:
     """Start the model's engine and return at once (the caller stops it)."""
+    entry = study.catalogue.models[model]
+    if study.config.thinking.route == "native":
+        entry = entry.model_copy(update={"engine_args": (*entry.engine_args, *native_flags(entry))})
     return serving.start(
-        study.catalogue.models[model],
+        entry,
         study.config.engine,
         study.logs,
         seed=engine_seed(study, model, shards, f"{files.machine()} {os.getpid()}"),
@@ -110,13 +115,14 @@ async def evaluate(study: Study, model: str, do_shard: RunShard = run_shard, ear
         run_id: of the flow run, which whoever started it knows us by (see `fanout`).
     Returns: how many shards were run here. Raises: EngineFailure after `max_restarts` restarts, Preempted, or what a shard raises.
     """
+    loss.outlook(study)  # a text that is not one: said before an engine starts
     files.check(study.store.root)
     timeout = study.config.engine.claim_timeout
     with drain_on_sigterm(model) as drain, Claims(study.store, model, timeout, str(study.logs), run_id) as claims:
         run = Run(study, model, claims, drain, do_shard)
         try:
             ran, restarts = 0, 0
-            while shards := await asyncio.to_thread(run.owed):
+            while (shards := await asyncio.to_thread(run.owed)) or loss.is_owed(study, model):
                 try:
                     ran += await run.some(shards, early)
                 except EngineFailure as e:
@@ -145,11 +151,17 @@ class Run:
     do_shard: RunShard
     done: set[tuple[str, int]] = field(default_factory=set)
     """Slices that were done here, and how much they owed."""
+    damage: int = -1
+    """How many files were in quarantine when all parts were looked at; -1: never."""
     thread: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1, thread_name_prefix="claim"))
 
     def owed(self) -> list[Shard]:
         """What is owed now. Raises StoreError where a shard that was done here is owed as before: nothing would ever end it."""
-        mend(self.study, [self.model])
+        if self.damage != self._damage():
+            mend(self.study, [self.model])
+            self.damage = self._damage()
+        else:  # all was read when we began, and nothing was found broken since
+            settle(self.study)
         shards = owed_shards(self.study, self.model)
         for shard in shards:
             if (shard.slice_id, shard.sequences) in self.done:
@@ -159,10 +171,16 @@ class Run:
                 )
         return shards
 
+    def _damage(self) -> int:
+        return len(self.study.store.quarantined())
+
     async def some(self, shards: list[Shard], early: serving.Running | None) -> int:
-        """Run the shards that nobody else has claimed; if others have them all, wait until one is free. Returns how many were run."""
+        """Run the shards that nobody else has claimed; if others have them all, wait until one is free. Returns how many were run.
+
+        No shards: only the loss is owed.
+        """
         free = [shard for shard in shards if self.claims.is_free(shard.slice_id)]
-        if free:
+        if free or not shards:
             meter = Meter(self.study.store, self.model, self.claims.owner.host, self.study.catalogue.models[self.model].gpus)
             async with _serving(self.study, self.model, free, early, meter) as endpoint:
                 return await self._all(free, endpoint, meter)
@@ -178,7 +196,10 @@ class Run:
         entry, engine = self.study.catalogue.models[self.model], self.study.config.engine
         progress = Progress(self.model, sum(s.sequences for s in shards))
         async with Client(endpoint, request_timeout=engine.request_timeout) as client:
+            await self._loss(client)
             tags, room, cap = await boundary(client, entry), Room(engine.concurrency), self.study.config.answer_tokens
+            waits = {s.trace_set.route.wait for s in shards}
+            wait = {text: await wait_ids(client, entry, text) for text in waits}
             places = asyncio.Semaphore(SHARDS_AT_ONCE)
 
             def drawn(trace_set_id: str, sequences: int, tokens: int) -> None:
@@ -186,8 +207,9 @@ class Run:
                 meter.drawn(trace_set_id, tokens)
 
             async def one(shard: Shard) -> bool:
-                set_id = shard.trace_set.trace_set_id
-                generator = Generator(client, entry, tags, shard.trace_set.sampling, engine, cap, room, partial(drawn, set_id))
+                t, set_id = shard.trace_set, shard.trace_set.trace_set_id
+                count = partial(drawn, set_id)
+                generator = Generator(client, t.model, tags, t.sampling, engine, cap, room, count, t.route, wait[t.route.wait])
                 async with places:
                     if self.drain.asked:
                         return False
@@ -205,6 +227,13 @@ class Run:
         log.info("%s", progress)
         self.drain.check()
         return sum(task.result() for task in tasks)
+
+    async def _loss(self, client: Client) -> None:
+        """Measure the loss that the experiment asks for. Not claimed: of two that measure it the first stays."""
+        text, entry = self.study.config.loss, self.study.catalogue.models[self.model]
+        if text is not None and await asyncio.to_thread(loss.is_owed, self.study, self.model):
+            bits = await loss.measure(self.study.store, text, entry, self.study.config.engine, client)
+            log.info("%s: %s: %.4f bits per byte", self.model, text.text, bits)
 
     async def _claim(self, do: Callable[..., T], *arguments: str) -> T:
         """In one thread, one after the other, and done even where we are cancelled: else a release that waits its turn would be dropped."""

@@ -12,8 +12,9 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import Any, Literal, NamedTuple
 
+from thinkscale import loss
 from thinkscale.claims import at_work
-from thinkscale.config import Model
+from thinkscale.config import ConfigError, Model
 from thinkscale.plan import Study, plan
 from thinkscale.store import Store
 
@@ -60,8 +61,10 @@ async def fan_out(study: Study, launch: Launch, command: str, *, at_once: int, r
         at_once: how many runs are launched at a time (a pool of workers limits them by itself).
         replicas: runs for each model, which share its shards.
         resubmits: how often a lost run is launched again.
-    Raises: Unfinished.
+    Raises: Unfinished; ConfigError where there is to be no run.
     """
+    if replicas < 1:
+        raise ConfigError(f"replicas: {replicas}; at least one run for each model.")
     places, failures = asyncio.Semaphore(at_once), list[str]()
 
     async def one(model: str, name: str) -> None:
@@ -83,7 +86,9 @@ async def fan_out(study: Study, launch: Launch, command: str, *, at_once: int, r
     owed = dict.fromkeys(study.config.models, 0)
     for row in plan(study):
         owed[row.model] += row.planned - row.on_disk
-    what = ", ".join(f"{model} {answers:,} answers" for model, answers in owed.items() if answers)
+    missing = [f"{model} {answers:,} answers" for model, answers in owed.items() if answers]
+    missing += [f"{model} its loss" for model in owed if loss.is_owed(study, model)]
+    what = ", ".join(missing)
     if what:
         raise Unfinished("\n".join([f"owed: {what}", *failures, f"To finish: {command}"]))
 
@@ -91,18 +96,22 @@ async def fan_out(study: Study, launch: Launch, command: str, *, at_once: int, r
 class Listener:
     """Hears whether a run lives, by its beat in the results folder and our own clock."""
 
-    def __init__(self, store: Store, run: str, patience: float) -> None:
-        self.store, self.run, self.patience = store, run, patience
+    def __init__(self, store: Store, run: str) -> None:
+        self.store, self.run = store, run
         self._beat: object = None
         self._since = time.monotonic()
 
-    def is_silent(self) -> bool:
-        """No new beat for `patience` seconds (a run that is about to begin, or to end, has none)."""
-        for seen in at_work(self.store):
-            if seen.owner.run == self.run and (seen.owner.token, seen.beat) != self._beat:
-                self._beat, self._since = (seen.owner.token, seen.beat), time.monotonic()
-        return time.monotonic() - self._since > self.patience
+    def silence(self) -> float:
+        """Seconds since its last new beat (a run that is about to begin, or to end, has none)."""
+        try:
+            for seen in at_work(self.store):
+                if seen.owner.run == self.run and (seen.owner.token, seen.beat) != self._beat:
+                    self._beat, self._since = (seen.owner.token, seen.beat), time.monotonic()
+        except OSError as e:  # the fault is the folder's, or ours: that says nothing about the run
+            log.warning("%s: cannot listen for beats (%s); counted from now", self.store.root, e)
+            self.wait_again()
+        return time.monotonic() - self._since
 
     def wait_again(self) -> None:
-        """Count from now: the run has not begun."""
+        """Count from now."""
         self._since = time.monotonic()

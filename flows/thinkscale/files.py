@@ -94,6 +94,17 @@ def listed(folder: UPath, ending: str = "") -> list[UPath]:
         return []
 
 
+def version(path: UPath) -> tuple[int, ...] | None:
+    """What differs when a file on a disk was replaced; None: not known, in an object store or where it is gone."""
+    if not is_local(path):
+        return None
+    try:
+        found = path.stat()
+    except FileNotFoundError:
+        return None
+    return found.st_ino, found.st_mtime_ns, found.st_size
+
+
 def move(path: UPath, to: UPath) -> bool:
     """Move a file; False where it is gone already."""
     try:

@@ -9,17 +9,30 @@ import asyncio
 import hashlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, NamedTuple
-
-import jinja2
-from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from thinkscale.config import Engine, Model, Sampling
 from thinkscale.endpoint import Choice, Client
 from thinkscale.problems import Problem
-from thinkscale.thinking import Boundary, Cut, Trace, answer_prompt, cut, read_trace, trace_prompt
+from thinkscale.prompting import chosen, render
+from thinkscale.routes import CUT, Route
+from thinkscale.thinking import (
+    NATIVE_SLACK,
+    THINKING_OFF,
+    Boundary,
+    Cut,
+    Trace,
+    answer_prompt,
+    closed_by_template,
+    cut,
+    read_native,
+    read_trace,
+    resumed,
+    trace_prompt,
+    waited,
+)
 
 MAX_N = 16
 """Samples per request: larger n has hung vLLM (#6646, #7050)."""
@@ -51,6 +64,12 @@ class Answer(NamedTuple):
     engine: str
     """Fingerprint of the engine that drew it; a shared answer keeps that of its first drawing."""
     request_completion_tokens: int
+    logprob: float | None = None
+    """Of the answer's tokens, by the model itself; None where it was not asked for."""
+
+
+TOO_LONG = "too_long"
+"""`answer_finish` of a problem that does not fit the model's context at this budget: nothing was asked."""
 
 
 class Room:
@@ -86,6 +105,9 @@ class Generator:
     answer_tokens: int
     room: Room
     on_drawn: Callable[[int, int], None] = lambda sequences, tokens: None
+    route: Route = CUT
+    wait: tuple[int, ...] = ()
+    """Of route `extend`: the ids in place of a close."""
 
     async def traces(self, prompts: Mapping[str, Sequence[int]], draw: Iterable[SampleKey], budget: int) -> dict[SampleKey, Trace]:
         """New traces under a cap.
@@ -100,42 +122,80 @@ class Generator:
             by_problem.setdefault(key.problem_id, []).append(key.sample_index)
         groups = [(p, indices[i : i + MAX_N]) for p, indices in by_problem.items() for i in range(0, len(indices), MAX_N)]
 
+        caps = {p: self._cap(prompts[p], budget) for p in by_problem}
+
         async def one(problem_id: str, indices: list[int]) -> list[tuple[SampleKey, Trace]]:
+            prompt, cap = prompts[problem_id], caps[problem_id]
+            keys = [SampleKey(problem_id, index) for index in indices]
+            native = {"thinking_token_budget": budget} if self.route.name == "native" else {}
+            if closed_by_template(prompt, self.boundary):
+                return [(key, Trace((), "closed", budget)) for key in keys]
+            if cap <= 0 or (native and cap < budget):
+                return [(key, Trace((), "too_long", budget)) for key in keys]
             drawn = await self._complete(
-                [trace_prompt(prompts[problem_id], self.boundary)],
+                [trace_prompt(prompt, self.boundary)],
                 n=len(indices),
-                max_tokens=budget + 1,
-                stop_token_ids=self._stops(),
+                max_tokens=cap + 1 + (NATIVE_SLACK if native else 0),
                 # consecutive children of one request take seed, seed + 1, ...: hashed seeds keep requests apart
                 seed=_seed(problem_id, indices[0]) if self.client.endpoint.seeds else None,
+                **self._stops(),
+                **native,
             )
-            return [
-                (SampleKey(problem_id, index), read_trace(None, d, self.boundary, budget)) for index, d in zip(indices, drawn, strict=True)
-            ]
+            read = [read_native(d, self.boundary, cap) if native else read_trace(None, d, self.boundary, cap) for d in drawn]
+            return list(zip(keys, read, strict=True))
 
-        found = await self._bounded([(len(indices), partial(one, p, indices)) for p, indices in groups])
-        return {key: trace for group in found for key, trace in group}
+        found = await self.bounded([(len(indices), partial(one, p, indices)) for p, indices in groups])
+        return await self._on(prompts, {key: trace for group in found for key, trace in group}, budget)
 
     async def continued(
         self, prompts: Mapping[str, Sequence[int]], cut_short: dict[SampleKey, Trace], budget: int
     ) -> dict[SampleKey, Trace]:
         """Unclosed traces, continued to a larger cap from their ids and the token already drawn past their old cap."""
+        known = {key: resumed(trace, self.wait, self._cap(prompts[key.problem_id], budget)) for key, trace in cut_short.items()}
+        return await self._on(prompts, known, budget)
+
+    async def _on(self, prompts: Mapping[str, Sequence[int]], traces: dict[SampleKey, Trace], budget: int) -> dict[SampleKey, Trace]:
+        """Traces until each is closed, cut at the budget, or too long for the context; with `extend` they are made to go on meanwhile."""
+        done: dict[SampleKey, Trace] = {}
+        while True:
+            short: dict[SampleKey, Trace] = {}
+            for key, trace in traces.items():
+                cap = self._cap(prompts[key.problem_id], budget)
+                if self.wait and not closed_by_template(prompts[key.problem_id], self.boundary):
+                    trace = waited(trace, self.wait, self.route.times, self.boundary, cap)
+                if trace.ended == "cut" and trace.budget < cap and self.route.name != "native":
+                    short[key] = trace
+                else:
+                    too_long = trace.ended == "cut" and cap < budget
+                    done[key] = replace(trace, ended="too_long", budget=budget, next_id=-1) if too_long else replace(trace, budget=budget)
+            if not short:
+                return done
+            traces = await self._drawn_on(prompts, short, budget)
+
+    async def _drawn_on(self, prompts: Mapping[str, Sequence[int]], short: dict[SampleKey, Trace], budget: int) -> dict[SampleKey, Trace]:
         by_room: dict[int, list[tuple[SampleKey, Trace]]] = {}
-        for key, trace in cut_short.items():
-            by_room.setdefault(budget - len(trace.ids), []).append((key, trace))
+        for key, trace in short.items():
+            by_room.setdefault(self._cap(prompts[key.problem_id], budget) - len(trace.ids), []).append((key, trace))
 
         async def one(room: int, group: list[tuple[SampleKey, Trace]]) -> list[tuple[SampleKey, Trace]]:
             drawn = await self._complete(
                 [(*trace_prompt(prompts[key.problem_id], self.boundary), *trace.ids, trace.next_id) for key, trace in group],
                 n=1,
                 max_tokens=room,
-                stop_token_ids=self._stops(),
                 seed=None,  # one seed for many prompts would tie their draws together
+                **self._stops(),
             )
-            return [(key, read_trace(trace, d, self.boundary, budget)) for (key, trace), d in zip(group, drawn, strict=True)]
+            caps = [self._cap(prompts[key.problem_id], budget) for key, _ in group]
+            return [(key, read_trace(t, d, self.boundary, cap)) for (key, t), d, cap in zip(group, drawn, caps, strict=True)]
 
-        found = await self._bounded([(len(g), partial(one, room, g)) for room, all_ in by_room.items() for g in self._grouped(all_)])
+        found = await self.bounded([(len(g), partial(one, room, g)) for room, all_ in by_room.items() for g in self._grouped(all_)])
         return {key: trace for group in found for key, trace in group}
+
+    def _cap(self, prompt: Sequence[int], budget: int) -> int:
+        """The budget, or what of it the context holds beside the prompt, the close and an answer."""
+        slack = NATIVE_SLACK if self.route.name == "native" else 0
+        beside = len(trace_prompt(prompt, self.boundary)) + len(self.boundary.close) + self.answer_tokens + slack
+        return min(budget, self.model.context - beside)
 
     async def answers(
         self,
@@ -155,15 +215,19 @@ class Generator:
         seen_of: dict[AnswerKey, tuple[Cut, str]] = {}
         for key in sorted(owed, key=lambda k: (k.problem_id, k.sample_index, k.thinking_budget)):
             sample = SampleKey(key.problem_id, key.sample_index)
-            seen, hash_ = (
-                (cut(traces[sample], key.thinking_budget), traces[sample].hash) if key.thinking_budget else (Cut((), "off"), "off")
-            )
+            seen, hash_ = self._seen(traces[sample], key.thinking_budget) if key.thinking_budget else (Cut((), "off"), THINKING_OFF)
+            if len(answer_prompt(prompts[key.problem_id], seen, self.boundary)) + self.answer_tokens > self.model.context:
+                seen = Cut((), "too_long")
             seen_of[key] = (seen, hash_)
+            if seen.ended == "too_long":
+                continue
             if seen.ended in ("closed", "eos"):
                 shared.setdefault((sample, hash_), []).append(key)
             else:
                 single.append([key])
-        done = {
+        said = self.client.endpoint.engine
+        too_long = {k: Answer(*s, 0, "", TOO_LONG, said, 0) for k, s in seen_of.items() if s[0].ended == "too_long"}
+        done = too_long | {
             key: known[whole]._replace(seen=seen_of[key][0], request_completion_tokens=0)
             for whole, keys in shared.items()
             if whole in known
@@ -176,34 +240,42 @@ class Generator:
                 [answer_prompt(prompts[keys[0].problem_id], seen_of[keys[0]][0], self.boundary) for keys in batch],
                 n=1,
                 max_tokens=self.answer_tokens,
-                stop_token_ids=[],
                 seed=None,  # one seed for many prompts would tie their draws together
+                logprobs=0,
             )
             rows = []
             for keys, d in zip(batch, drawn, strict=True):
                 for i, key in enumerate(keys):
                     spent = len(d.token_ids) if i == 0 else 0
-                    rows.append((key, Answer(*seen_of[key], len(d.token_ids), d.text, d.finish_reason, self.client.endpoint.engine, spent)))
+                    rows.append((key, Answer(*seen_of[key], len(d.token_ids), d.text, d.finish_reason, said, spent, d.logprob)))
             return rows
 
-        found = await self._bounded([(len(batch), partial(one, batch)) for batch in self._grouped(groups)])
+        found = await self.bounded([(len(batch), partial(one, batch)) for batch in self._grouped(groups)])
         return done | {key: answer for group in found for key, answer in group}
 
-    async def prompts(self, problems: Sequence[Problem], prompt_text: str) -> dict[str, list[int]]:
-        """problem_id -> ids of the rendered prompt, chat template applied by the server."""
+    async def prompts(
+        self, problems: Sequence[Problem], prompt_text: str, examples: int = 0, pool: Sequence[Problem] = ()
+    ) -> dict[str, list[int]]:
+        """problem_id -> ids of the rendered prompt, chat template applied by the server; so many examples out of the pool."""
 
         async def one(problem: Problem) -> tuple[str, list[int]]:
-            text = render(prompt_text, problem)
+            text = render(prompt_text, problem, chosen(pool, problem, examples))
             if self.model.chat:
                 ids = await self.client.tokenize([{"role": "user", "content": text}], template_kwargs=self.model.template_kwargs)
             else:
                 ids = await self.client.tokenize(text, add_special_tokens=True)
             return problem.problem_id, ids
 
-        return dict(await self._bounded([(1, partial(one, p)) for p in problems]))
+        return dict(await self.bounded([(1, partial(one, p)) for p in problems]))
 
-    def _stops(self) -> list[int]:
-        return [] if self.boundary.stop is None else [self.boundary.stop]
+    def _seen(self, trace: Trace, budget: int) -> tuple[Cut, str]:
+        whole = Cut(trace.ids, trace.ended) if self.route.name == "native" and trace.ended != "too_long" else cut(trace, budget)
+        return whole, trace.hash
+
+    def _stops(self) -> dict[str, Any]:
+        if self.boundary.cue is not None:  # the text of each token says where the cue begins
+            return {"stop": [self.boundary.cue], "logprobs": 0, "include_stop_str_in_output": True}
+        return {"stop_token_ids": [] if self.boundary.stop is None else [self.boundary.stop]}
 
     def _grouped(self, items: list[Any]) -> list[list[Any]]:
         size = self.engine.prompts_per_request
@@ -215,7 +287,7 @@ class Generator:
         self.on_drawn(len(drawn), sum(len(d.token_ids) for d in drawn))
         return drawn
 
-    async def _bounded(self, work: list[tuple[int, Callable[[], Awaitable[Any]]]]) -> list[Any]:
+    async def bounded(self, work: list[tuple[int, Callable[[], Awaitable[Any]]]]) -> list[Any]:
         """Run all, each when there is room for its sequences; the first failure cancels the rest and is raised."""
 
         async def one(size: int, job: Callable[[], Awaitable[Any]]) -> Any:
@@ -230,37 +302,6 @@ class Generator:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
             raise
-
-
-async def boundary(client: Client, model: Model) -> Boundary:
-    """The model's thinking tags as ids of its own tokenizer.
-
-    Raises: ValueError where a model is said to close its thinking by itself and the close does not begin with one token of its own.
-    """
-    tags = model.thinking
-    opened, closed = [tuple(await client.tokenize(t)) if t else () for t in (tags.open, tags.close)]
-    off = tuple(await client.tokenize(tags.off)) if tags.off is not None else (*opened, *closed)
-    if not tags.closes:
-        return Boundary(opened, closed, off, None)
-    first = await client.detokenize([closed[0]])
-    if not first.strip() or not tags.close.startswith(first):
-        raise ValueError(
-            f"{model.name}: thinking.close is {tags.close!r} but its first token reads {first!r}: the model cannot write it as one token; "
-            "set `closes: false`."
-        )
-    return Boundary(opened, closed, off, closed[0])
-
-
-def render(prompt_text: str, problem: Problem) -> str:
-    """The prompt for one problem. Raises ValueError where the template does not hold the question or uses an unknown name."""
-    environment = ImmutableSandboxedEnvironment(undefined=jinja2.StrictUndefined, keep_trailing_newline=True, autoescape=False)
-    try:
-        text = environment.from_string(prompt_text).render(question=problem.question, choices=problem.choices)
-    except jinja2.TemplateError as e:
-        raise ValueError(f"prompt cannot be rendered: {e}. A prompt may use `question` and `choices`.") from e
-    if problem.question not in text:
-        raise ValueError(f"prompt leaves out the question {problem.question[:60]!r}: put {{{{ question }}}} in the template.")
-    return text
 
 
 def _seed(problem_id: str, sample_index: int) -> int:

@@ -17,6 +17,7 @@ import yaml
 from pydantic import ValidationError
 
 from thinkscale.config import CATALOGUE, FLOWS, PROMPTS, Catalogue, ConfigError, Experiment, Model, Strict
+from thinkscale.routes import check_routes
 
 T = TypeVar("T", bound=Strict)
 
@@ -77,6 +78,7 @@ def load_experiment(experiment: str | Mapping[str, Any], catalogue: Catalogue, b
         _check_travels(config)
     _check_secrets(config, path)
     _check_names(config, catalogue, benchmarks, path)
+    check_routes(config, catalogue, path)
     _check_sizes(config, catalogue, benchmarks, path)
     return config
 
@@ -141,6 +143,8 @@ def model_revision(model: Model) -> str:
     """Commit on the hub or, for a local folder, a hash of its files. Raises ConfigError where a local folder lacks its weights."""
     folder = FLOWS / model.source
     if not folder.is_dir():
+        if model.source.startswith("prepared/"):
+            raise ConfigError(f"{model.name} is not on this machine yet. Run: python flows/models.py prepare {model.name}")
         if model.source.startswith((".", "/", "ladder/")):
             raise ConfigError(
                 f"models.yaml: {model.name}: no folder '{model.source}'. Train it (python flows/train_ladder.py) or fix `source`."
@@ -267,6 +271,7 @@ def _check_sizes(config: Experiment, catalogue: Catalogue, benchmarks: Mapping[s
     for key, values in (
         ("models", config.models),
         ("thinking_budgets", config.thinking_budgets),
+        ("examples", config.examples),
         ("claims", tuple(c.name for c in config.claims)),
     ):
         double = [v for v in values if values.count(v) > 1]
@@ -278,7 +283,7 @@ def _check_sizes(config: Experiment, catalogue: Catalogue, benchmarks: Mapping[s
             raise ConfigError(f"{path.name}: benchmarks.{benchmark}.problems: missing; {benchmark} is generated without end, say how many.")
         if size is not None and use.problems is not None and use.problems > size:
             raise ConfigError(f"{path.name}: benchmarks.{benchmark}.problems: found {use.problems}, {benchmark} has {size}.")
-    largest, prompt = max(config.thinking_budgets), max(benchmarks[b].prompt_tokens for b in config.benchmarks)
+    largest, prompt = max(config.thinking_budgets), max(benchmarks[b].prompt_tokens for b in config.benchmarks) * (1 + max(config.examples))
     for name in config.models:
         model = catalogue.models[name]
         if largest + config.answer_tokens + prompt >= model.context:

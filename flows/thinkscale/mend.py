@@ -14,15 +14,23 @@ from thinkscale.store import PARTS
 
 
 def mend(study: Study, models: Sequence[str]) -> None:
-    """Nothing abandoned, nothing of these models orphaned, nothing ungraded. Raises StoreError where the folder cannot be written to."""
-    store = study.store
-    for folder in (store.root, *(store.root / name for name in (*PARTS, "engine", "plots", CLAIMS))):
-        files.remove_abandoned(folder)
-    ours = {t.trace_set_id for model in models for t in study.trace_sets(model)}
+    """Nothing rotten, nothing of these models orphaned, and what `settle` does: reads every byte of these models' parts.
+
+    Raises: StoreError where the folder cannot be written to.
+    """
+    store, ours = study.store, {t.trace_set_id for model in models for t in study.trace_sets(model)}
     store.verify("samples", ours)
     store.verify("answers", ours)
     store.verify("grades")
     store.set_aside_orphans(ours)
+    settle(study)
+
+
+def settle(study: Study) -> None:
+    """Nothing abandoned, nothing ungraded, every problem in `problems`."""
+    store = study.store
+    for folder in (store.root, *(store.root / name for name in (*PARTS, "engine", "loss", "plots", CLAIMS))):
+        files.remove_abandoned(folder)
     for benchmark in study.config.benchmarks:
         publish_problems(store, study.known[benchmark], study.problems(benchmark))
     grade_ungraded(study)

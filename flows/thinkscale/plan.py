@@ -18,11 +18,13 @@ import pyarrow.compute as pc
 from rich.table import Table as RichTable
 
 from thinkscale import cost, power
-from thinkscale.config import Catalogue, Experiment, Model, TraceSet
+from thinkscale.config import Catalogue, Experiment, Model
 from thinkscale.files import is_local, place
 from thinkscale.generate import AnswerKey, SampleKey
 from thinkscale.loading import load_catalogue, load_experiment, model_revision, prompt_text
 from thinkscale.problems import Benchmark, Problem, benchmarks
+from thinkscale.prompting import example_pool
+from thinkscale.routes import TraceSet, told, variants
 from thinkscale.schema import TableName
 from thinkscale.shards import Shard
 from thinkscale.store import Store
@@ -53,6 +55,16 @@ class Study:
     def _problems(self) -> dict[str, tuple[Problem, ...]]:
         return {b: tuple(self.known[b].load(use.problems, self.config.problem_seed)) for b, use in self.config.benchmarks.items()}
 
+    def pool(self, benchmark: str, examples: int) -> tuple[Problem, ...]:
+        """What worked examples are taken from. Raises ConfigError where there are too few."""
+        if examples and (benchmark, examples) not in self._pools:
+            self._pools[benchmark, examples] = example_pool(self.known[benchmark], examples, self.config.problem_seed)
+        return self._pools[benchmark, examples] if examples else ()
+
+    @cached_property
+    def _pools(self) -> dict[tuple[str, int], tuple[Problem, ...]]:
+        return {}
+
     def planned_problems(self, benchmark: str) -> int:
         """How many problems, without reading them."""
         size = self.config.benchmarks[benchmark].problems or self.known[benchmark].size
@@ -60,28 +72,31 @@ class Study:
         return size
 
     def trace_sets(self, model: str) -> list[TraceSet]:
-        """What this model generates, one per benchmark, in the order of the YAML."""
+        """What this model generates, in the order of the YAML: for each benchmark one, or one for each variant (see `routes`)."""
         entry, config = self.catalogue.models[model], self.config
         return [
             TraceSet(
-                model=entry,
+                model=told(entry, route),
                 model_revision=model_revision(entry),
                 benchmark=name,
                 benchmark_identity=self.known[name].identity(config.problem_seed),
                 prompt=use.prompt or config.prompt,
                 prompt_text=prompt_text(use.prompt or config.prompt),
-                route=config.route,
-                sampling=config.sampling or entry.sampling,
+                route=route,
+                sampling=sampling,
                 answer_tokens=config.answer_tokens,
+                num_samples=samples,
+                examples=examples,
             )
             for name, use in config.benchmarks.items()
+            for route, examples, sampling, samples in variants(config, entry.sampling)
         ]
 
     @property
     def cells(self) -> dict[str, tuple[str, int]]:
         """cell_id -> (trace_set_id, budget) of everything planned."""
         sets = [t for model in self.config.models for t in self.trace_sets(model)]
-        return {t.cell_id(b): (t.trace_set_id, b) for t in sets for b in self.config.thinking_budgets}
+        return {t.cell_id(b): (t.trace_set_id, b) for t in sets for b in t.budgets}
 
 
 def open_study(experiment: str | Mapping[str, Any], results: str | Path = RESULTS) -> Study:
@@ -110,7 +125,7 @@ def on_disk(study: Study, trace_set_id: str, problems: Sequence[Problem] | None 
 
 
 def _keys(study: Study, table: TableName, columns: list[str], trace_set_id: str, problems: Sequence[Problem] | None) -> pd.DataFrame:
-    rows = study.store.read(table, columns, {trace_set_id})
+    rows = study.store.read_keys(table, columns, {trace_set_id})
     if problems is not None:
         rows = rows.filter(pc.is_in(rows["problem_id"].cast(pa.string()), pa.array([p.problem_id for p in problems])))
     frame: pd.DataFrame = rows.to_pandas().astype({c: str for c in columns if pa.types.is_dictionary(rows.schema.field(c).type)})
@@ -139,19 +154,20 @@ def slice_ids(study: Study, model: str) -> set[str]:
 def _slices(study: Study, trace_set: TraceSet) -> list[Shard]:
     """A trace set's problems in shards, without what they owe."""
     benchmark, size = study.known[trace_set.benchmark], study.config.shard_problems
-    problems, budget = study.problems(benchmark.name), max(study.config.thinking_budgets)
+    problems, budget = study.problems(benchmark.name), max(trace_set.budgets)
+    pool = study.pool(benchmark.name, trace_set.examples)
     found = []
     for start in range(0, len(problems), size):
         part = problems[start : start + size]
         label = f"{benchmark.name} {start + 1}-{start + len(part)}"
-        found.append(Shard(trace_set, benchmark, label, part, budget, (), (), ()))
+        found.append(Shard(trace_set, benchmark, label, part, budget, (), (), (), pool, study.config.gold_logprob))
     return found
 
 
 def _owed(study: Study, shard: Shard, disk: OnDisk) -> Shard:
     """The shard with the keys that are planned and not on disk."""
-    planned = [SampleKey(p.problem_id, i) for p, i in itertools.product(shard.problems, range(study.config.num_samples))]
-    cells = {b: shard.trace_set.cell_id(b) for b in sorted(study.config.thinking_budgets)}
+    planned = [SampleKey(p.problem_id, i) for p, i in itertools.product(shard.problems, range(shard.trace_set.num_samples))]
+    cells = {b: shard.trace_set.cell_id(b) for b in sorted(shard.trace_set.budgets)}
     draw, extend = [], []
     for key in planned if shard.budget else ():
         ended, budget = disk.samples.get(key, ("", 0))
@@ -187,9 +203,9 @@ def plan(study: Study) -> list[PlanRow]:
         model = study.catalogue.models[name]
         for trace_set in study.trace_sets(name):
             problems = study.planned_problems(trace_set.benchmark)
-            per_cell = problems * study.config.num_samples
-            there = [sum(there_by_cell.get(trace_set.cell_id(b), [])[:problems]) for b in study.config.thinking_budgets]
-            owed = {b: per_cell - t for b, t in zip(study.config.thinking_budgets, there, strict=True)}
+            per_cell = problems * trace_set.num_samples
+            there = [sum(there_by_cell.get(trace_set.cell_id(b), [])[:problems]) for b in trace_set.budgets]
+            owed = {b: per_cell - t for b, t in zip(trace_set.budgets, there, strict=True)}
             rows.append(_plan_row(study, model, trace_set, owed, sum(there)))
     return rows
 
@@ -204,11 +220,11 @@ def held(study: Study) -> dict[str, list[int]]:
 
 def _plan_row(study: Study, model: Model, trace_set: TraceSet, owed: dict[int, int], there: int) -> PlanRow:
     config, benchmark = study.config, study.known[trace_set.benchmark]
-    prompt, largest = float(benchmark.mean_prompt_tokens), max(owed)
+    prompt, largest = float(benchmark.mean_prompt_tokens * (1 + trace_set.examples)), max(owed)
     traces = owed[largest] if largest else 0
-    problems = traces / config.num_samples
+    problems = traces / trace_set.num_samples
     answer_context = np.array([prompt + b for b in owed])
-    answers = np.array(list(owed.values()), dtype=float)
+    answers = np.array(list(owed.values()), dtype=float) * (2 if config.gold_logprob else 1)  # gold is no longer than the answers' cap
     prefill = problems * float(cost.prefill_flops(model.shape, prompt))
     decode = traces * float(cost.decode_flops(model.shape, prompt, largest + 1)) if traces else 0.0
     decode += float(np.sum(answers * cost.decode_flops(model.shape, answer_context, config.answer_tokens)))

@@ -5,6 +5,7 @@ What it does not do: compute anything itself.
 """
 
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -16,6 +17,7 @@ from upath import UPath
 
 from thinkscale.calibration import calibration, confident_before_onset
 from thinkscale.compare import claims, compare, comparison_table, headline
+from thinkscale.compliance import compliance, compliance_table
 from thinkscale.curves import About, skill_curves
 from thinkscale.emergence import Finding, emergence, findings
 from thinkscale.emergence_plots import emergence_over_size
@@ -31,6 +33,8 @@ from thinkscale.thresholds import thresholds
 log = logging.getLogger(__name__)
 
 PUBLISHED_DRAWS = 2000
+COMPLIANCE_ROWS = 24
+"""More cells than this are not printed; compliance.parquet has them all."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +46,8 @@ class Analysis:
     rates: pd.DataFrame
     """What a doubling of parameters is worth (`exchange.overall_rate`)."""
     claims: pd.DataFrame
+    compliance: pd.DataFrame
+    """Thinking asked for and spent (`compliance.compliance`)."""
     findings: tuple[Finding, ...]
     """What emerges where, in sentences."""
     owed: int
@@ -65,24 +71,29 @@ def analyze(study: Study) -> Analysis:
     log.info("comparing %s points", f"{len(summary):,}")
     comparison = compare(graded, summary, PUBLISHED_DRAWS, seed)
     checked = claims(graded, study.config.claims, PUBLISHED_DRAWS, seed)
-    appeared = what_emerges(study, graded, summary)
+    spent = compliance(graded)
+    losses = study.store.read("loss").to_pandas().sort_values("params")
+    appeared = what_emerges(study, graded, summary, dict(zip(losses["model"], losses["bits_per_byte"], strict=True)))
     root = study.store.root
-    files = (
+    files: tuple[UPath, ...] = (
         accuracy_vs_flops(summary, root / "plots" / "accuracy-vs-flops.png", study.config.asks),
         accuracy_vs_size(summary, root / "plots" / "accuracy-vs-size.png", study.config.asks),
         study.store.write_table("summary", summary),
+        study.store.write_table("compliance", spent),
         study.store.write_table("comparison", comparison),
         study.store.write_table("claims", checked),
         *appeared.figures,
         *(study.store.write_table(name, table) for name, table in appeared.tables.items()),
         study.store.write_table("engine", study.store.read("engine").to_pandas().sort_values(["time", "engine_start"])),
     )
+    if len(losses):
+        files += (study.store.write_table("loss", losses),)
     rows = plan(study)
     owed = sum(r.planned - r.on_disk for r in rows)
     engines = tuple(sorted(graded["engine"].astype(str).unique()))
     best = headline(graded, summary, PUBLISHED_DRAWS, seed)
     rates = overall_rate(graded, summary, PUBLISHED_DRAWS, seed)
-    return Analysis(files, best, rates, checked, appeared.findings, owed, engines, tuple(study.store.quarantined()))
+    return Analysis(files, best, rates, checked, spent, appeared.findings, owed, engines, tuple(study.store.quarantined()))
 
 
 class Emerged(NamedTuple):
@@ -93,10 +104,17 @@ class Emerged(NamedTuple):
     findings: tuple[Finding, ...]
 
 
-def what_emerges(study: Study, graded: pd.DataFrame, summary: pd.DataFrame) -> Emerged:
-    """Tables `emergence`, `thresholds`, `calibration`, the figure of skills and loss over size, sentences; writes the figure alone."""
+def what_emerges(study: Study, graded: pd.DataFrame, summary: pd.DataFrame, measured: Mapping[str, float]) -> Emerged:
+    """Tables `emergence`, `thresholds`, `calibration`, the figure of skills and loss over size, sentences; writes the figure alone.
+
+    Args: measured: bits per byte of models; of the others the catalogue may have it.
+    """
     seed, models = study.config.engine.seed, study.catalogue.models
-    about = {name: About(m.family, m.training_tokens, m.bits_per_byte) for name, m in models.items() if name in study.config.models}
+    about = {
+        name: About(m.family, m.training_tokens, measured.get(name, m.bits_per_byte))
+        for name, m in models.items()
+        if name in study.config.models
+    }
     curves = skill_curves(graded, summary, {name: b.chance for name, b in study.known.items()}, about, seed)
     log.info("looking for emergence on %s curves", f"{len(curves):,}")
     emerged = emergence(curves, PUBLISHED_DRAWS, seed)
@@ -106,7 +124,7 @@ def what_emerges(study: Study, graded: pd.DataFrame, summary: pd.DataFrame) -> E
     return Emerged(
         tables,
         () if figure is None else (figure,),
-        tuple(findings(emerged, curves) + confident_before_onset(emerged, tables["calibration"])),
+        tuple(findings(emerged, curves) + confident_before_onset(tables["calibration"], emerged)),
     )
 
 
@@ -128,6 +146,8 @@ def show(analysis: Analysis) -> None:
         console.print(rates_table(analysis.rates))
     if len(analysis.claims):
         console.print(claims_table(analysis.claims))
+    if len(analysis.compliance) <= COMPLIANCE_ROWS:
+        console.print(compliance_table(analysis.compliance))
     if analysis.findings:
         console.print("[bold]What emerges where over size?[/bold]")
     for finding in analysis.findings:

@@ -6,7 +6,7 @@ What it does not do: read or write anything (see `store`), or compute any value 
 
 import pyarrow as pa
 
-from thinkscale.columns import Column, Table, TableName
+from thinkscale.columns import POINT, TRACE_SET, Column, Table, TableName, id_type
 from thinkscale.conclusions import CALIBRATION, EMERGENCE, THRESHOLDS
 
 __all__ = [
@@ -20,27 +20,11 @@ __all__ = [
     "TableName",
 ]  # also those declared elsewhere
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+"""2: columns that are null in parts of version 1 (`Column.since`), which can be read as ever."""
 
-_id = pa.dictionary(pa.int32(), pa.string())  # ids repeat on every row: dictionary-encoded they cost a few bits
-
-_TRACE_SET = (
-    Column("trace_set_id", _id, "Hash of model revision, prompt text, benchmark, route and sampling: what is generated once."),
-    Column("model", _id, "Name of the model in `models.yaml`."),
-    Column("params", pa.int64(), "Total parameters of the model."),
-    Column("params_active", pa.int64(), "Parameters used per token (smaller than `params` for mixture-of-experts models)."),
-    Column("params_non_embedding", pa.int64(), "Parameters without the embedding and output matrices."),
-    Column("benchmark", _id, "Name of the set of problems."),
-    Column("skill", _id, "What the benchmark tests."),
-    Column("difficulty", pa.float64(), "Difficulty of the problem on the benchmark's own scale (steps, hops, terms ...)."),
-    Column("prompt", _id, "Prompt id: the file name in `prompts/` without its ending."),
-    Column("route", _id, "How thinking is spent: `cut` ends it at the budget and asks for the answer."),
-    Column("sampling", _id, "Sampling settings, written as `temperature=1,top_p=1,...`."),
-    Column("problem_id", _id, "Hash of benchmark, question and gold answer."),
-    Column("cluster_id", _id, "Problems that share a template or passage share this; otherwise equal to `problem_id`."),
-)
 _SAMPLE = Column("sample_index", pa.int32(), "Which draw for this problem, from 0.")
-_CELL = Column("cell_id", _id, "Hash of trace set and thinking budget.")
+_CELL = Column("cell_id", id_type, "Hash of trace set and thinking budget.")
 _BUDGET = Column("thinking_budget", pa.int32(), "Cap on thinking tokens asked for; 0 is thinking off.")
 _TRACE_HASH = Column("trace_hash", pa.string(), "Hash of the trace's token ids; an answer names the very trace it was cut from.")
 
@@ -49,8 +33,8 @@ PROBLEMS = Table(
     "one row per problem of a benchmark",
     ("benchmark", "problem_id"),
     (
-        Column("benchmark", _id, "Name of the set of problems."),
-        Column("skill", _id, "What the benchmark tests."),
+        Column("benchmark", id_type, "Name of the set of problems."),
+        Column("skill", id_type, "What the benchmark tests."),
         Column("problem_id", pa.string(), "Hash of benchmark, question and gold answer."),
         Column("cluster_id", pa.string(), "Problems that share a template or passage share this; otherwise equal to `problem_id`."),
         Column("difficulty", pa.float64(), "Difficulty on the benchmark's own scale."),
@@ -66,10 +50,14 @@ SAMPLES = Table(
     "one row per trace drawn; a trace continued to a larger cap is a second row with a larger `trace_budget`",
     ("trace_set_id", "problem_id", "sample_index", "trace_budget"),
     (
-        *_TRACE_SET,
+        *TRACE_SET,
         _SAMPLE,
         Column("trace_budget", pa.int32(), "Cap on thinking tokens under which this trace was generated."),
-        Column("ended", _id, "How the trace ended: `closed` by itself, `cut` by the cap, or `eos` (end of text inside thinking)."),
+        Column(
+            "ended",
+            id_type,
+            "How the trace ended: `closed` by itself, `cut` by the cap, `eos` (end of text inside), `too_long` (the context is full).",
+        ),
         Column("prompt_tokens", pa.int32(), "Tokens before the thinking: chat template, question and the opening of thinking."),
         Column("thinking_tokens", pa.int32(), "Tokens of thinking, without the close."),
         Column("thinking_token_ids", pa.list_(pa.int32()), "The thinking as token ids: what answers at every budget are cut from."),
@@ -85,9 +73,23 @@ SAMPLES = Table(
         ),
         _TRACE_HASH,
         Column(
+            "close_token_ids",
+            pa.list_(pa.int32()),
+            "Ids of the cue by which a model without tags closed; a budget that ends within them cuts there. Else empty.",
+            nullable=True,
+            since=2,
+        ),
+        Column(
+            "waits",
+            pa.list_(pa.int32()),
+            "Of `extend`: index in the thinking of the first id that was put in place of each close. Else empty.",
+            nullable=True,
+            since=2,
+        ),
+        Column(
             "request_completion_tokens", pa.int32(), "Tokens the engine generated for this row, with the close or the token past the cap."
         ),
-        Column("engine", _id, "Fingerprint of the engine (package, version, dtype, device) that drew the trace."),
+        Column("engine", id_type, "Fingerprint of the engine (package, version, dtype, device) that drew the trace."),
     ),
 )
 
@@ -96,29 +98,51 @@ ANSWERS = Table(
     "one row per cell × problem × sample, also where the trace closed before the budget",
     ("cell_id", "problem_id", "sample_index"),
     (
-        *_TRACE_SET,
+        *TRACE_SET,
         _CELL,
         _SAMPLE,
         _BUDGET,
         Column(
             "ended",
-            _id,
-            "How the thinking ended at this budget: `closed`, `cut`, `eos`, or `off` at budget 0 (nothing was cut: thinking was off).",
+            id_type,
+            "How the thinking ended at this budget: `closed`, `cut`, `eos`, `off` at budget 0 (nothing was cut: thinking was off), or "
+            "`too_long` (this budget does not fit the context: nothing was asked).",
         ),
         Column("prompt_tokens", pa.int32(), "Tokens before the thinking."),
-        Column("thinking_tokens", pa.int32(), "Tokens of thinking spent, at most `thinking_budget`."),
+        Column("thinking_tokens", pa.int32(), "Tokens of thinking spent, at most `thinking_budget` (but for `native`)."),
+        Column(
+            "over_budget",
+            pa.bool_(),
+            "Is it more than asked for? Only `native` may be.",
+            nullable=True,
+            since=2,
+        ),
         Column("injected_tokens", pa.int32(), "Tokens put in by us after the thinking (the close, a cue)."),
         Column("answer_tokens", pa.int32(), "Tokens of the answer, with its end token."),
         Column("completion_tokens", pa.int32(), "`thinking_tokens + injected_tokens + answer_tokens`: what this row would cost alone."),
         Column("answer_text", pa.string(), "The answer as text."),
-        Column("answer_finish", _id, "`stop` (the model ended its answer) or `length` (it ran into the answer cap)."),
+        Column(
+            "answer_logprob",
+            pa.float64(),
+            "Log-probability (natural) of the answer's tokens together, as the model itself says, before temperature and the like.",
+            nullable=True,
+            since=2,
+        ),
+        Column("answer_logprob_mean", pa.float64(), "The same per token of the answer.", nullable=True, since=2),
+        Column("gold_logprob", pa.float64(), "Of the gold answer, in place of this one; null where not asked for.", nullable=True, since=2),
+        Column("gold_tokens", pa.int32(), "Tokens of the gold answer, which `gold_logprob` is the sum over.", nullable=True, since=2),
+        Column(
+            "answer_finish",
+            id_type,
+            "`stop` (the model ended its answer) `length` (it ran into the answer cap), or `too_long` (nothing was asked).",
+        ),
         _TRACE_HASH,
         Column(
             "request_completion_tokens",
             pa.int32(),
             "Answer tokens really generated for this row; 0 where a closed trace's answer is shared with a smaller budget.",
         ),
-        Column("engine", _id, "Fingerprint of the engine that wrote the answer."),
+        Column("engine", id_type, "Fingerprint of the engine that wrote the answer."),
     ),
 )
 
@@ -128,15 +152,15 @@ GRADES = Table(
     ("cell_id", "problem_id", "sample_index"),
     (
         _CELL,
-        Column("problem_id", _id, "As in `answers`."),
+        Column("problem_id", id_type, "As in `answers`."),
         _SAMPLE,
         Column("correct", pa.bool_(), "Is the extracted answer right?"),
         Column("correct_unforced", pa.bool_(), "`correct`, and the thinking was not cut: the 'unfinished = wrong' grade."),
         Column("partial", pa.float64(), "Granular credit in [0, 1]; 1 where `correct`."),
-        Column("status", _id, "`answered`, `no_answer`, `truncated_answer` or `too_long`."),
+        Column("status", id_type, "`answered`, `no_answer`, `truncated_answer` or `too_long`."),
         Column("extracted_answer", pa.string(), "Canonical final answer; null where none was found.", nullable=True),
         Column("answer_class", pa.string(), "Answers of one class vote together; null abstains.", nullable=True),
-        Column("grader_version", _id, "Name and version of the grader."),
+        Column("grader_version", id_type, "Name and version of the grader."),
     ),
 )
 
@@ -174,20 +198,27 @@ ENGINE = Table(
     ),
 )
 
-_POINT = (
-    Column("model", pa.string(), "Name of the model."),
-    Column("params", pa.int64(), "Total parameters of the model."),
-    Column("params_active", pa.int64(), "Parameters used per token."),
-    Column("params_non_embedding", pa.int64(), "Parameters without embedding and output matrices."),
-    Column("benchmark", pa.string(), "Name of the set of problems."),
-    Column("skill", pa.string(), "What the benchmark tests."),
-    Column("slice", pa.string(), "Which problems: `all`, or `difficulty=3`."),
-    Column("prompt", pa.string(), "Prompt id."),
-    Column("route", pa.string(), "How thinking is spent."),
-    Column("sampling", pa.string(), "Sampling settings."),
-    Column("thinking_budget", pa.int32(), "Cap on thinking tokens; 0 is thinking off."),
-    Column("metric", pa.string(), "`pass@k`, `maj@k`, `unforced pass@k` (cut thinking counts as wrong); `best@k` and `vote@k` by a score."),
-    Column("k", pa.int32(), "Samples that the estimate pretends to have."),
+LOSS = Table(
+    "loss",
+    "one row per model, text and context",
+    ("model", "model_revision", "text_hash", "context"),
+    (
+        Column("model", pa.string(), "Name of the model."),
+        Column("params", pa.int64(), "Total parameters of the model."),
+        Column("params_active", pa.int64(), "Parameters used per token."),
+        Column("params_non_embedding", pa.int64(), "Parameters without embedding and output matrices."),
+        Column("model_revision", pa.string(), "Commit on the hub, or hash of a local folder."),
+        Column("text", pa.string(), "The text as the YAML names it."),
+        Column("text_hash", pa.string(), "Hash of its content."),
+        Column("context", pa.int32(), "Tokens at most that the model saw at once."),
+        Column("tokens", pa.int64(), "Tokens that were scored."),
+        Column("unscored_tokens", pa.int64(), "Tokens that nothing stands before: not scored, nor are their bytes counted."),
+        Column("bytes", pa.int64(), "Bytes of the text that the scored tokens stand for."),
+        Column("nats", pa.float64(), "Summed negative log-probability of the scored tokens."),
+        Column("nats_per_token", pa.float64(), "`nats / tokens`: compares models of one tokenizer."),
+        Column("bits_per_byte", pa.float64(), "`nats / ln 2 / bytes`: compares models of any tokenizer."),
+        Column("engine", pa.string(), "What scored it: engine, version, device, number format."),
+    ),
 )
 
 SUMMARY = Table(
@@ -196,7 +227,7 @@ SUMMARY = Table(
     ("cell_id", "slice", "metric", "k"),
     (
         Column("cell_id", pa.string(), "Hash of trace set and thinking budget."),
-        *_POINT,
+        *POINT,
         Column("value", pa.float64(), "The estimate; NaN where it is undefined (k > n).", nullable=True),
         Column("low", pa.float64(), "Lower end of the 95 % interval over problems.", nullable=True),
         Column("high", pa.float64(), "Upper end of the 95 % interval over problems.", nullable=True),
@@ -268,6 +299,30 @@ COMPARISON = Table(
     ),
 )
 
+COMPLIANCE = Table(
+    "compliance",
+    "one row per cell: how what was spent keeps to what was asked for",
+    ("cell_id",),
+    (
+        Column("cell_id", pa.string(), "Hash of trace set and thinking budget."),
+        *POINT[:4],
+        Column("benchmark", pa.string(), "Name of the set of problems."),
+        Column("prompt", pa.string(), "Prompt id."),
+        Column("route", pa.string(), "How thinking is spent."),
+        Column("sampling", pa.string(), "Sampling settings."),
+        Column("thinking_budget", pa.int32(), "Thinking tokens asked for, at most."),
+        Column("num_answers", pa.int64(), "Answers in the denominator of the shares."),
+        Column("median_spent", pa.float64(), "Median of thinking tokens over the answers."),
+        Column("p95_spent", pa.float64(), "Their 95th percentile."),
+        Column("max_spent", pa.int32(), "The most."),
+        Column("share_closed_early", pa.float64(), "Share whose thinking ended by itself before or at the budget (`closed`, `eos`)."),
+        Column("share_cut", pa.float64(), "Share whose thinking was cut."),
+        Column("share_over", pa.float64(), "Share with more thinking than asked for."),
+        Column("share_too_long", pa.float64(), "Share of problems that did not fit the context at this budget."),
+        Column("share_no_answer", pa.float64(), "Share without an extracted answer."),
+    ),
+)
+
 CLAIMS = Table(
     "claims",
     "one row per comparison that the experiment's YAML named before the data were drawn",
@@ -291,5 +346,6 @@ CLAIMS = Table(
 )
 
 TABLES: dict[str, Table] = {
-    t.name: t for t in (PROBLEMS, SAMPLES, ANSWERS, GRADES, ENGINE, SUMMARY, COMPARISON, CLAIMS, EMERGENCE, THRESHOLDS, CALIBRATION)
+    t.name: t
+    for t in (PROBLEMS, SAMPLES, ANSWERS, GRADES, ENGINE, LOSS, SUMMARY, COMPLIANCE, COMPARISON, CLAIMS, EMERGENCE, THRESHOLDS, CALIBRATION)
 }

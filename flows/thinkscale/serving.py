@@ -43,13 +43,7 @@ LOG_LINES = 40
 
 
 def start(
-    model: Model,
-    engine: Engine,
-    log_dir: Path,
-    *,
-    seed: int,
-    device: Device | None = None,
-    on_progress: Progress | None = None,
+    model: Model, engine: Engine, log_dir: Path, *, seed: int, device: Device | None = None, on_progress: Progress | None = None
 ) -> "Running":
     """Start the engine and return at once; `Running.wait_ready` gives the endpoint. Whoever calls this calls `Running.stop`."""
     running = Running(model, engine, device or detect_device(), on_progress or (lambda _: None))
@@ -60,13 +54,7 @@ def start(
 
 @contextmanager
 def serve(
-    model: Model,
-    engine: Engine,
-    log_dir: Path,
-    *,
-    seed: int,
-    device: Device | None = None,
-    on_progress: Progress | None = None,
+    model: Model, engine: Engine, log_dir: Path, *, seed: int, device: Device | None = None, on_progress: Progress | None = None
 ) -> Iterator[Endpoint]:
     """One model's server while the block runs.
 
@@ -150,6 +138,7 @@ class Running:
                 self._ending.wait(0.2)
                 if self._ending.is_set():
                     raise self._not_started("it was stopped meanwhile")
+            self._hear(http, 5.0)  # from here on it is counted
         self.on_progress(f"{self.model.name}: engine ready after {time.monotonic() - self._started:.0f} s")
         self._watcher = threading.Thread(target=self._watch, daemon=True, name=f"watch {self.model.name}")
         self._watcher.start()
@@ -169,6 +158,8 @@ class Running:
     def stop(self) -> None:
         """End the engine: processes, port, shared memory, GPU memory. Safe to call twice and from any state."""
         self._ending.set()
+        if self._watcher is not None and self._watcher is not threading.current_thread():
+            self._watcher.join(GRACE / 4)  # it looks at the metrics a last time
         if self._process is None or self._stopped:
             return
         self._end_processes()
@@ -240,9 +231,7 @@ class Running:
                     return
                 if time.monotonic() < next_look:
                     continue
-                now = _look(http, self.vitals, pause)
-                if now["tokens"] >= 0:
-                    self.on_metrics(now)
+                now = self._hear(http, pause)
                 next_look = time.monotonic() + pause
                 if not now["waiting"] or now["tokens"] not in (tokens, -1.0):
                     advanced, tokens, reported = time.monotonic(), now["tokens"], False
@@ -259,6 +248,13 @@ class Running:
                     self._kill_left([])  # what hangs would not hear a kinder signal
                     self._end_processes()
                     return
+            self._hear(http, pause)  # what came since the last look
+
+    def _hear(self, http: httpx.Client, timeout: float) -> dict[str, float]:
+        now = _look(http, self.vitals, timeout)
+        if now["tokens"] >= 0:
+            self.on_metrics(now)
+        return now
 
     def _died(self, what: str) -> None:
         if not self._ending.is_set():

@@ -14,10 +14,12 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from thinkscale.config import TraceSet, digest
-from thinkscale.generate import Answer, AnswerKey, Generator, SampleKey
-from thinkscale.grading import grade, grader_version
+from thinkscale.config import digest
+from thinkscale.forced import Gold, gold_logprobs
+from thinkscale.generate import TOO_LONG, Answer, AnswerKey, Generator, SampleKey
+from thinkscale.grading import Grade, grade, grader_version
 from thinkscale.problems import Benchmark, Problem
+from thinkscale.routes import TraceSet
 from thinkscale.schema import TableName
 from thinkscale.store import Store
 from thinkscale.thinking import Cut, Trace, answer_prompt_tokens, trace_prompt
@@ -38,6 +40,10 @@ class Shard:
     extend: tuple[SampleKey, ...]
     """Traces cut by a smaller cap, to be continued."""
     answers: tuple[AnswerKey, ...]
+    pool: tuple[Problem, ...] = ()
+    """What worked examples are taken from."""
+    gold: bool = False
+    """Score the gold answers."""
 
     @cached_property
     def slice_id(self) -> str:
@@ -63,7 +69,7 @@ async def run_shard(shard: Shard, generator: Generator, store: Store) -> ShardDo
 
     Reading and writing happen in threads: an object store takes its time, and other shards' requests must not wait for it.
     """
-    prompts = await generator.prompts(shard.problems, shard.trace_set.prompt_text)
+    prompts = await generator.prompts(shard.problems, shard.trace_set.prompt_text, shard.trace_set.examples, shard.pool)
     set_id = shard.trace_set.trace_set_id
     fresh = set(shard.draw)
     stored = any(key not in fresh for key in (*shard.extend, *(SampleKey(a.problem_id, a.sample_index) for a in shard.answers)))
@@ -75,7 +81,7 @@ async def run_shard(shard: Shard, generator: Generator, store: Store) -> ShardDo
     if shard.draw or shard.extend:
         drawn = await generator.traces(prompts, shard.draw, shard.budget)
         drawn |= await generator.continued(prompts, {key: traces[key] for key in shard.extend}, shard.budget)
-        rows = [_sample_row(shard, key, trace, prompts, generator, traces.get(key)) for key, trace in drawn.items()]
+        rows = [_sample_row(shard, key, trace, prompts, generator) for key, trace in drawn.items()]
         # a lost race means that another run drew the same samples: its traces stand, ours are forgotten
         name = f"{set_id}-{digest([shard.budget, shard.draw, shard.extend])}"
         won = await asyncio.to_thread(store.publish, "samples", name, rows, trace_set_id=set_id)
@@ -85,7 +91,8 @@ async def run_shard(shard: Shard, generator: Generator, store: Store) -> ShardDo
     known = await asyncio.to_thread(known_answers, store, shard) if stored else {}
     answers = await generator.answers(prompts, traces, shard.answers, known)
     name = f"{set_id}-{digest(shard.answers)}"
-    rows = [_answer_row(shard, key, answer, prompts, generator) for key, answer in answers.items()]
+    gold = await gold_logprobs(generator, prompts, shard.problems, answers) if shard.gold else {}
+    rows = [_answer_row(shard, key, answer, prompts, generator) | _gold(gold.get(key)) for key, answer in answers.items()]
     await asyncio.to_thread(store.publish, "answers", name, rows, trace_set_id=set_id)
     graded = asyncio.to_thread(grade_part, store, name, {shard.benchmark.name: shard.benchmark}, _by_id(shard.problems))
     return ShardDone(len(drawn), len(answers), await graded)
@@ -99,6 +106,8 @@ def grade_part(store: Store, name: str, benchmarks: Mapping[str, Benchmark], pro
     for answer in answers:
         benchmark, problem = benchmarks[answer["benchmark"]], problems[answer["problem_id"]]
         found = grade(benchmark.grader, answer["answer_text"], problem, truncated=answer["answer_finish"] == "length")
+        if answer["answer_finish"] == TOO_LONG:
+            found = Grade(False, 0.0, "too_long", None, None)
         rows.append(
             {
                 "cell_id": answer["cell_id"],
@@ -146,11 +155,17 @@ def publish_problems(store: Store, benchmark: Benchmark, problems: tuple[Problem
 
 def read_traces(store: Store, shard: Shard) -> dict[SampleKey, Trace]:
     """The slice's traces on disk; of a trace that was continued, the longest."""
-    columns = ["trace_budget", "ended", "thinking_token_ids", "next_token_id", "thinking"]
+    columns = ["trace_budget", "ended", "thinking_token_ids", "next_token_id", "thinking", "close_token_ids", "waits"]
     rows = _of_slice(store, "samples", columns, shard).sort_by("trace_budget").to_pylist()
     return {
         SampleKey(r["problem_id"], r["sample_index"]): Trace(
-            tuple(r["thinking_token_ids"]), r["ended"], r["trace_budget"], r["next_token_id"], r["thinking"]
+            tuple(r["thinking_token_ids"]),
+            r["ended"],
+            r["trace_budget"],
+            r["next_token_id"],
+            r["thinking"],
+            tuple(r["close_token_ids"] or ()),
+            tuple(r["waits"] or ()),
         )
         for r in rows
     }
@@ -158,11 +173,18 @@ def read_traces(store: Store, shard: Shard) -> dict[SampleKey, Trace]:
 
 def known_answers(store: Store, shard: Shard) -> dict[tuple[SampleKey, str], Answer]:
     """Answers on disk of whole traces: a larger budget shares them."""
-    columns = ["ended", "trace_hash", "answer_tokens", "answer_text", "answer_finish", "engine"]
+    columns = ["ended", "trace_hash", "answer_tokens", "answer_text", "answer_finish", "engine", "answer_logprob"]
     rows = [r for r in _of_slice(store, "answers", columns, shard).to_pylist() if r["ended"] in ("closed", "eos")]
     return {
         (SampleKey(r["problem_id"], r["sample_index"]), r["trace_hash"]): Answer(
-            Cut((), r["ended"]), r["trace_hash"], r["answer_tokens"], r["answer_text"], r["answer_finish"], r["engine"], 0
+            Cut((), r["ended"]),
+            r["trace_hash"],
+            r["answer_tokens"],
+            r["answer_text"],
+            r["answer_finish"],
+            r["engine"],
+            0,
+            r["answer_logprob"],
         )
         for r in rows
     }
@@ -172,6 +194,10 @@ def _of_slice(store: Store, table: TableName, columns: list[str], shard: Shard) 
     """The rows of a shard's problems, whichever shard drew them."""
     rows = store.read(table, ["problem_id", "sample_index", *columns], {shard.trace_set.trace_set_id})
     return rows.filter(pc.is_in(rows["problem_id"].cast(pa.string()), pa.array([p.problem_id for p in shard.problems])))
+
+
+def _gold(gold: Gold | None) -> dict[str, Any]:
+    return {"gold_logprob": gold and gold.logprob, "gold_tokens": gold and gold.tokens}
 
 
 def _by_id(problems: tuple[Problem, ...]) -> dict[str, Problem]:
@@ -190,19 +216,15 @@ def _keys(shard: Shard, problem_id: str) -> dict[str, Any]:
         "benchmark": shard.benchmark.name,
         "skill": shard.benchmark.skill,
         "difficulty": problem.difficulty,
-        "prompt": t.prompt,
-        "route": t.route,
+        "prompt": t.prompt_name,
+        "route": str(t.route),
         "sampling": str(t.sampling),
         "problem_id": problem_id,
         "cluster_id": problem.cluster_id,
     }
 
 
-def _sample_row(
-    shard: Shard, key: SampleKey, trace: Trace, prompts: Mapping[str, list[int]], generator: Generator, before: Trace | None
-) -> dict[str, Any]:
-    # one more than the thinking: the close, the end of text, or the token past the cap; a continuation pays only what it added
-    spent = len(trace.ids) + 1 - (len(before.ids) + 1 if before else 0)
+def _sample_row(shard: Shard, key: SampleKey, trace: Trace, prompts: Mapping[str, list[int]], generator: Generator) -> dict[str, Any]:
     return {
         **_keys(shard, key.problem_id),
         "sample_index": key.sample_index,
@@ -214,7 +236,9 @@ def _sample_row(
         "next_token_id": trace.next_id,
         "thinking": trace.text,
         "trace_hash": trace.hash,
-        "request_completion_tokens": spent,
+        "close_token_ids": list(trace.closing),
+        "waits": list(trace.waits),
+        "request_completion_tokens": trace.drawn,
         "engine": generator.client.endpoint.engine,
     }
 
@@ -222,7 +246,8 @@ def _sample_row(
 def _answer_row(shard: Shard, key: AnswerKey, answer: Answer, prompts: Mapping[str, list[int]], generator: Generator) -> dict[str, Any]:
     prompt_tokens, injected = answer_prompt_tokens(prompts[key.problem_id], answer.seen, generator.boundary)
     thinking = len(answer.seen.ids)
-    if thinking > key.thinking_budget:  # a budget is checked, not trusted
+    over = thinking > key.thinking_budget
+    if over and shard.trace_set.route.name != "native":  # a budget is checked, not trusted
         raise AssertionError(f"{key}: {thinking} thinking tokens over the budget")
     return {
         **_keys(shard, key.problem_id),
@@ -232,11 +257,14 @@ def _answer_row(shard: Shard, key: AnswerKey, answer: Answer, prompts: Mapping[s
         "ended": answer.seen.ended,
         "prompt_tokens": prompt_tokens,
         "thinking_tokens": thinking,
+        "over_budget": over,
         "injected_tokens": injected,
         "answer_tokens": answer.token_count,
         "completion_tokens": thinking + injected + answer.token_count,
         "answer_text": answer.text,
         "answer_finish": answer.finish,
+        "answer_logprob": answer.logprob,
+        "answer_logprob_mean": answer.logprob / answer.token_count if answer.logprob is not None else None,
         "trace_hash": answer.trace_hash,
         "request_completion_tokens": answer.request_completion_tokens,
         "engine": answer.engine,

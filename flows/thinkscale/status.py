@@ -35,8 +35,8 @@ def cells(study: Study) -> pd.DataFrame:
     for name in study.config.models:
         for trace_set in study.trace_sets(name):
             problems = study.planned_problems(trace_set.benchmark)
-            planned, rate = problems * study.config.num_samples, rates.get(trace_set.trace_set_id, np.nan)
-            for budget in study.config.thinking_budgets:
+            planned, rate = problems * trace_set.num_samples, rates.get(trace_set.trace_set_id, np.nan)
+            for budget in trace_set.budgets:
                 cell = trace_set.cell_id(budget)
                 there = sum(done.get(cell, [])[:problems])
                 rows.append((name, trace_set.benchmark, budget, planned, there, planned - there, right.get(cell, np.nan), rate))

@@ -42,6 +42,7 @@ class Store:
     def __init__(self, root: str | os.PathLike[str] | UPath) -> None:
         self.root = files.place(root)
         self._trace_set_of: dict[str, str] = {}
+        self._kept: dict[str, tuple[tuple[int, ...], pa.Table]] = {}
 
     def folder(self, table: TableName) -> UPath:
         """Where the parts of a table are."""
@@ -80,8 +81,7 @@ class Store:
         def read(path: UPath) -> pa.Table | None:
             return self._read_part(table, path, schema, trace_sets)
 
-        tables = [t for t in self._each(read, self.parts(table)) if t is not None]
-        return pa.concat_tables(tables).unify_dictionaries() if tables else schema.empty_table()
+        return _joined(self._each(read, self.parts(table)), schema)
 
     def verify(self, table: TableName, trace_sets: Collection[str] | None = None) -> None:
         """Read every byte of a table's parts, so that what rotted is set aside before anything is built on it. Raises StoreError.
@@ -100,6 +100,24 @@ class Store:
             return [read(path) for path in paths]
         with ThreadPoolExecutor(_READERS) as pool:
             return list(pool.map(read, paths))
+
+    def read_keys(self, table: TableName, columns: Sequence[str], trace_sets: Collection[str]) -> pa.Table:
+        """As `read`, and keeps what it read of parts on a disk: what is owed is asked before every shard, and parts do not change.
+
+        Args: columns: for one table always the same.
+        """
+        schema = _schema(table, columns)
+
+        def read(path: UPath) -> pa.Table | None:
+            version = files.version(path)
+            if version is not None and (kept := self._kept.get(str(path))) is not None and kept[0] == version:
+                return kept[1] if self._trace_set_of[str(path)] in trace_sets else None
+            found = self._read_part(table, path, schema, trace_sets)
+            if found is not None and version is not None:
+                self._kept[str(path)] = version, found
+            return found
+
+        return _joined(self._each(read, self.parts(table)), schema)
 
     def read_part(self, table: TableName, name: str, columns: Sequence[str] | None = None) -> pa.Table:
         """One part by name; no rows where it is not whole, see `read`. Raises StoreError."""
@@ -136,9 +154,9 @@ class Store:
             version = meta.get("schema_version")
             if version is None:
                 raise _Foreign("thinkscale did not write it")
-            if version != SCHEMA_VERSION:
+            if not 1 <= version <= SCHEMA_VERSION:
                 raise StoreError(
-                    f"{path}: schema version {version}, this is version {SCHEMA_VERSION}. "
+                    f"{path}: schema version {version}, this reads versions 1 to {SCHEMA_VERSION}. "
                     "Move the file out of the folder, or use the version of thinkscale that wrote it."
                 )
             if table in _OF_TRACE_SETS:
@@ -147,9 +165,13 @@ class Store:
                 self._trace_set_of[str(path)] = meta["trace_set_id"]
                 if trace_sets is not None and meta["trace_set_id"] not in trace_sets:
                     return None
-            if missing := set(schema.names) - set(file.schema_arrow.names):
+            later = {c.name for c in TABLES[table].columns if c.since > version}
+            if missing := set(schema.names) - set(file.schema_arrow.names) - later:
                 raise _Foreign(f"columns {sorted(missing)} are missing")
-            found = file.read(columns=schema.names).select(schema.names).cast(schema)
+            found = file.read(columns=[name for name in schema.names if name not in later])
+            for field in [f for f in schema if f.name in later]:
+                found = found.append_column(field, pa.nulls(found.num_rows, field.type))
+            found = found.select(schema.names).cast(schema)
             if found.num_rows != meta.get("rows"):
                 raise _Foreign(f"it has {found.num_rows} rows and says {meta.get('rows')}")
             return found
@@ -198,17 +220,9 @@ class Store:
         return final
 
 
-class Guarded(Store):
-    """A store that asks, before it publishes, whether its user may still (see `claims`)."""
-
-    def __init__(self, store: Store, check: Callable[[], None]) -> None:
-        super().__init__(store.root)
-        self._store, self._check = store, check
-
-    def publish(self, table: TableName, name: str, rows: Iterable[Mapping[str, Any]], *, replace: bool = False, **meta: Any) -> bool:
-        """As `Store.publish`. Raises what the check raises."""
-        self._check()
-        return self._store.publish(table, name, rows, replace=replace, **meta)
+def _joined(tables: Iterable[pa.Table | None], schema: pa.Schema) -> pa.Table:
+    found = [t for t in tables if t is not None]
+    return pa.concat_tables(found).unify_dictionaries() if found else schema.empty_table()
 
 
 class _Foreign(ValueError):

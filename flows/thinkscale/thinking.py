@@ -2,18 +2,19 @@
 
 Why: for a model that is not told its budget, the first B tokens of a sampled trace have exactly the law of a run capped at B. So traces are
 drawn once, at the largest budget, and every smaller budget is a cut of their ids. Text is never cut: that would move token boundaries.
-What it does not do: talk to a server (see `generate`). Not valid for models that are told their budget: those are not this route.
+The same holds where a close is replaced by a "Wait" (route `extend`), since where that is done does not depend on the budget.
+What it does not do: talk to a server (see `generate`). A model or server that is told the budget has no smaller ones (see `routes`).
 """
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal, NamedTuple
 
 from thinkscale.endpoint import Choice
 
-TraceEnd = Literal["closed", "cut", "eos"]
-AnswerEnd = Literal["closed", "cut", "eos", "off"]
+TraceEnd = Literal["closed", "cut", "eos", "too_long"]
+AnswerEnd = Literal["closed", "cut", "eos", "off", "too_long"]
 
 THINKING_OFF = "off"
 """`trace_hash` of answers at budget 0, which are cut from no trace."""
@@ -31,6 +32,8 @@ class Boundary:
     """Instead of open + close at budget 0."""
     stop: int | None
     """First id of `close` where the model writes it by itself."""
+    cue: str | None = None
+    """Text that closes the thinking of a model without tags."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +48,12 @@ class Trace:
     """Token drawn past the cap of a `cut` trace."""
     text: str = field(default="", compare=False)
     """For reading: what was drawn, with the token past the cap."""
+    closing: tuple[int, ...] = ()
+    """The ids of the cue that closed it, as drawn; a budget that ends within them cuts the trace there."""
+    waits: tuple[int, ...] = ()
+    """Where a close was replaced (route `extend`): index of the first id that was put there."""
+    drawn: int = field(default=0, compare=False)
+    """Tokens that the engine drew for it since it was read from disk."""
 
     @property
     def hash(self) -> str:
@@ -70,25 +79,85 @@ def read_trace(before: Trace | None, drawn: Choice, boundary: Boundary, budget: 
     """
     first, text = ((*before.ids, before.next_id), before.text) if before else ((), "")
     whole, text = (*first, *drawn.token_ids), text + drawn.text
+    waits, spent = (before.waits, before.drawn) if before else ((), 0)
+    kept = Trace((), "cut", budget, text=text, waits=waits, drawn=spent + len(drawn.token_ids))
     if len(whole) > budget + 1:
         raise ValueError(f"a trace of {len(whole)} ids came back where at most {budget + 1} were asked for: the server ignores its cap")
     if drawn.finish_reason == "stop":
+        if boundary.cue is not None and drawn.stop_reason == boundary.cue:
+            at = len(whole) - _cue_width(drawn, boundary.cue)
+            return replace(kept, ids=whole[:at], ended="closed", closing=whole[at:])
         ended: TraceEnd = "closed" if boundary.stop is not None and whole[-1] == boundary.stop else "eos"
-        return Trace(whole[:-1], ended, budget, text=text)
+        return replace(kept, ids=whole[:-1], ended=ended)
     if len(whole) != budget + 1:
         raise ValueError(f"a trace ended after {len(whole)} of {budget + 1} ids and the server gave no reason")
-    return Trace(whole[:-1], "cut", budget, whole[-1], text)
+    return replace(kept, ids=whole[:-1], next_id=whole[-1])
+
+
+def _cue_width(drawn: Choice, cue: str) -> int:
+    """How many ids at the end spell the cue, with the white space before it (which stands in the forced close, too)."""
+    texts = drawn.token_texts
+    width = next((w for w in range(1, len(texts) + 1) if cue in "".join(texts[-w:])), 0)
+    if not width:
+        raise ValueError(f"a trace was stopped by {cue!r}, which is not in its text {''.join(texts)[-80:]!r}")
+    while width < len(texts) and not texts[-width - 1].strip():
+        width += 1
+    return width
+
+
+NATIVE_SLACK = 8
+"""Tokens past the budget after which a server that was told to end the thinking is taken to ignore it; up to there they are counted."""
+
+
+def read_native(drawn: Choice, boundary: Boundary, budget: int) -> Trace:
+    """A trace that the server was told to end; at most `budget + 1 + NATIVE_SLACK` ids. Raises ValueError where the server did not."""
+    if drawn.finish_reason != "stop":
+        raise ValueError(
+            f"thinking_token_budget={budget} was accepted and a trace of {len(drawn.token_ids)} tokens came back that is still thinking: "
+            "the server ignores the budget. Start it with --reasoning-config (or --reasoning-parser) and a vLLM that heeds it, or use "
+            "`thinking: {route: cut}`, which needs nothing of the server."
+        )
+    ids, closed = drawn.token_ids[:-1], drawn.token_ids[-1] == boundary.stop
+    # at the budget the server's close and the model's own look the same: taken for the server's
+    ended: TraceEnd = "eos" if not closed else "closed" if len(ids) < budget else "cut"
+    return Trace(ids, ended, budget, text=drawn.text, drawn=len(drawn.token_ids))
+
+
+def waited(trace: Trace, wait: Sequence[int], times: int, boundary: Boundary, budget: int) -> Trace:
+    """The trace with its close replaced by `wait`, as one that was cut there and can go on; the trace itself where that is not to be.
+
+    Where end of text is how a model closes, that is replaced. What is put in counts as thinking, and a budget may end inside of it.
+    """
+    closes = trace.ended == "closed" or (trace.ended == "eos" and boundary.stop is None)
+    if not closes or len(trace.waits) >= times:
+        return trace
+    return _cut_at((*trace.ids, *wait), replace(trace, waits=(*trace.waits, len(trace.ids))), budget)
+
+
+def resumed(trace: Trace, wait: Sequence[int], budget: int) -> Trace:
+    """A trace that its cap cut inside of a `wait`, with the rest of it, for a larger budget."""
+    known = (*trace.ids, trace.next_id)
+    left = wait[len(known) - trace.waits[-1] :] if trace.waits else ()
+    return _cut_at((*known, *left), trace, budget) if left else trace
+
+
+def _cut_at(whole: tuple[int, ...], trace: Trace, budget: int) -> Trace:
+    """A trace of known ids, cut at the budget or, before it, so that all of them are its ids and the one past its cap."""
+    cap = min(len(whole) - 1, budget)
+    return replace(trace, ids=whole[:cap], ended="cut", budget=cap, next_id=whole[cap], closing=())
 
 
 def cut(trace: Trace, budget: int) -> Cut:
-    """The trace under a budget: all of it where it ended at index <= budget, otherwise its first `budget` ids.
+    """The trace under a budget: all of it where its close or end stands at index <= budget, otherwise its first `budget` ids.
 
     Raises: ValueError where the trace was itself cut earlier than this budget.
     """
     if budget == 0:
         return Cut((), "off")
-    if len(trace.ids) > budget:
-        return Cut(trace.ids[:budget], "cut")
+    if len(trace.ids) + max(1, len(trace.closing)) - 1 > budget:
+        return Cut((*trace.ids, *trace.closing)[:budget], "cut")
+    if trace.ended == "too_long":
+        return Cut(trace.ids, "cut") if len(trace.ids) == budget else Cut((), "too_long")
     if trace.ended == "cut" and trace.budget < budget:
         raise ValueError(f"a trace cut at {trace.budget} says nothing about budget {budget}: continue it first")
     return Cut(trace.ids, trace.ended)
@@ -101,8 +170,15 @@ def trace_prompt(prompt: Sequence[int], boundary: Boundary) -> tuple[int, ...]:
     return tuple(prompt) if opened else (*prompt, *boundary.open)
 
 
+def closed_by_template(prompt: Sequence[int], boundary: Boundary) -> bool:
+    """The chat template itself wrote an empty thinking (Qwen3 with `enable_thinking: false`): the answer follows at once."""
+    return boundary.stop is not None and len(boundary.off) > 1 and tuple(prompt[-len(boundary.off) :]) == boundary.off
+
+
 def answer_prompt(prompt: Sequence[int], seen: Cut, boundary: Boundary) -> tuple[int, ...]:
     """Ids before the answer: exactly prompt + open + thinking + close, or prompt + off."""
+    if closed_by_template(prompt, boundary):
+        return tuple(prompt)
     if seen.ended == "off":
         width = len(boundary.open)
         bare = prompt[:-width] if width and tuple(prompt[-width:]) == boundary.open else prompt
@@ -113,7 +189,10 @@ def answer_prompt(prompt: Sequence[int], seen: Cut, boundary: Boundary) -> tuple
 def answer_prompt_tokens(prompt: Sequence[int], seen: Cut, boundary: Boundary) -> tuple[int, int]:
     """(prompt tokens, injected tokens) of an answer: what stands before the thinking, and what was put in after it.
 
-    The close counts as injected also where the model closed by itself: a point's cost must not depend on who wrote it.
+    The close counts as injected also where the model closed by itself: a point's cost must not depend on who wrote it. What a template
+    writes is the prompt's.
     """
+    if closed_by_template(prompt, boundary):
+        return len(prompt), 0
     whole, injected = len(answer_prompt(prompt, seen, boundary)), len(boundary.off if seen.ended == "off" else boundary.close)
     return whole - injected - len(seen.ids), injected

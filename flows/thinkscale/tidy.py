@@ -98,7 +98,7 @@ def checked(graded: pd.DataFrame) -> pd.DataFrame:
         if column not in _MAY_BE_NULL:
             refuse(rows, rows[column].isna(), f"{column} is null")
     refuse(rows, rows.duplicated(["cell_id", "problem_id", "sample_index"]), "there twice")
-    over = (rows["route"] == "cut") & (rows["thinking_tokens"] > rows["thinking_budget"])
+    over = (rows["route"] != "native") & (rows["thinking_tokens"] > rows["thinking_budget"])
     refuse(rows, over, "thinking_tokens {thinking_tokens} over thinking_budget {thinking_budget}")
     parts = rows["thinking_tokens"].astype(np.float64) + rows["injected_tokens"] + rows["answer_tokens"]
     sum_ = "thinking {thinking_tokens} + injected {injected_tokens} + answer {answer_tokens}"

@@ -1,0 +1,83 @@
+"""What comes back from a completion request, and whether it adds up.
+
+Why: a server may drop samples, ignore a cap or answer another prompt; a number that was never counted is not a result.
+What it does not do: ask (see `endpoint`).
+"""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+
+class ResponseInvalid(RuntimeError):
+    """An answer that contradicts itself or the request: counts that do not add up, a cap that was ignored. Never data."""
+
+
+class Choice(NamedTuple):
+    """One completion."""
+
+    prompt_index: int
+    token_ids: tuple[int, ...]
+    """Everything that was generated, a stop token included."""
+    text: str
+    """The same as text, special tokens spelled out; without the token that stopped it."""
+    finish_reason: str
+    """stop or length."""
+    stop_reason: int | str | None
+    """The stop token id or text that ended it; None for the model's own end of text, and for length."""
+    token_texts: tuple[str, ...] = ()
+    """The tokens one by one, where `logprobs` were asked for."""
+    logprob: float | None = None
+    """Of all its tokens together, by the model itself (before temperature and the like), where `logprobs` were asked for."""
+    first_logprobs: dict[str, float] = {}  # noqa: RUF012 - never changed
+    """Of the first token: what else was asked for by id, as `token_id:7`."""
+
+
+def check_choices(
+    answer: dict[str, Any], prompts: Sequence[Sequence[int]], n: int, max_tokens: int, logprobs: bool = False
+) -> list[Choice]:
+    """The choices of a completion response, in order, if everything about them adds up. Raises ResponseInvalid."""
+    try:
+        raw = sorted(answer["choices"], key=lambda choice: int(choice["index"]))
+        if [choice["index"] for choice in raw] != list(range(len(prompts) * n)):
+            raise ResponseInvalid(
+                f"asked for {len(prompts)} prompts × {n} choices, got {len(raw)} with indices {[c['index'] for c in raw][:20]}"
+            )
+        for choice in raw:
+            echoed = choice.get("prompt_token_ids")
+            if echoed is not None and echoed != list(prompts[choice["index"] // n]):
+                raise ResponseInvalid(f"choice {choice['index']} answers another prompt than the one it was asked")
+        choices = [
+            Choice(c["index"] // n, tuple(c["token_ids"]), c["text"], c["finish_reason"], c.get("stop_reason"), *_logprobs(c, logprobs))
+            for c in raw
+        ]
+        counted = int(answer["usage"]["completion_tokens"])
+    except (KeyError, TypeError, ValueError) as e:
+        raise ResponseInvalid(f"a completion response lacks or garbles a field: {type(e).__name__}: {e}") from e
+    for index, choice in enumerate(choices):
+        if not choice.token_ids:
+            raise ResponseInvalid(f"choice {index} is empty")
+        if len(choice.token_ids) > max_tokens:
+            raise ResponseInvalid(
+                f"choice {index} has {len(choice.token_ids)} tokens, the cap was {max_tokens}: the server ignores its cap"
+            )
+        if choice.finish_reason == "length" and len(choice.token_ids) < max_tokens:
+            raise ResponseInvalid(  # vLLM lowers max_tokens to what the context holds and says nothing
+                f"choice {index} was cut after {len(choice.token_ids)} tokens, the cap was {max_tokens}: the prompt of "
+                f"{len(prompts[choice.prompt_index])} tokens leaves no more room in the server's context"
+            )
+        if choice.finish_reason not in ("stop", "length"):
+            raise ResponseInvalid(f"choice {index} ended with '{choice.finish_reason}'")
+    found = sum(len(choice.token_ids) for choice in choices)
+    if found != counted:
+        raise ResponseInvalid(f"the choices hold {found} tokens, the server's usage says {counted}")
+    return choices
+
+
+def _logprobs(choice: dict[str, Any], wanted: bool) -> tuple[tuple[str, ...], float | None, dict[str, float]]:
+    """Texts of the tokens, their log-probabilities' sum, and those of the first place. Raises ValueError, TypeError, KeyError."""
+    if not wanted:
+        return (), None, {}
+    texts, each = choice["logprobs"]["tokens"], choice["logprobs"]["token_logprobs"]
+    if not len(texts) == len(each) == len(choice["token_ids"]):
+        raise ValueError(f"{len(each)} log-probabilities of {len(choice['token_ids'])} tokens")
+    return tuple(texts), float(sum(each)), (choice["logprobs"].get("top_logprobs") or [{}])[0]

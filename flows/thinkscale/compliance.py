@@ -1,0 +1,59 @@
+"""Thinking asked for and thinking spent, cell by cell: is a budget what it says?
+
+Why: a budget that nobody reaches, or that the server ignores, makes points that look like an effect of thinking and are none.
+What it does not do: judge; it counts answers, without intervals.
+"""
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from rich.table import Table as RichTable
+
+from thinkscale import schema
+from thinkscale.summarize import typed
+
+_CELL = [c.name for c in schema.COMPLIANCE.columns if c.name in {column.name for column in schema.ANSWERS.columns}]
+
+
+def compliance(graded: pd.DataFrame) -> pd.DataFrame:
+    """The compliance table (`schema.COMPLIANCE`). Args: graded: one row per answer, from `store.read_graded`."""
+    plain = graded.astype({c: str for c in _CELL if isinstance(graded[c].dtype, pd.CategoricalDtype)})
+    rows = [_row(dict(zip(_CELL, key, strict=True)), cell) for key, cell in plain.groupby(_CELL, sort=False)]
+    table = pd.DataFrame(rows, columns=schema.COMPLIANCE.names)
+    return typed(table.sort_values(["benchmark", "params", "model", "prompt", "route", "thinking_budget", "cell_id"]), schema.COMPLIANCE)
+
+
+def _row(facts: dict[str, Any], cell: pd.DataFrame) -> dict[str, Any]:
+    spent, ended = cell["thinking_tokens"].to_numpy(), cell["ended"].astype(str)
+    asked = spent[(ended != "too_long").to_numpy()]  # of what did not fit nothing was spent, which would look like thrift
+    median, p95 = np.percentile(asked, [50, 95]) if len(asked) else (np.nan, np.nan)
+    return {
+        **facts,
+        "num_answers": len(cell),
+        "median_spent": median,
+        "p95_spent": p95,
+        "max_spent": spent.max(),
+        "share_closed_early": ended.isin(["closed", "eos"]).mean(),
+        "share_cut": (ended == "cut").mean(),
+        "share_over": (cell["thinking_tokens"] > cell["thinking_budget"]).mean(),
+        "share_too_long": (ended == "too_long").mean(),
+        "share_no_answer": cell["extracted_answer"].isna().mean(),
+    }
+
+
+def compliance_table(found: pd.DataFrame) -> RichTable:
+    """The same for people; a column that is zero everywhere is left out."""
+    table = RichTable(title="Thinking asked for and spent", title_justify="left")
+    shares = {"share_closed_early": "closed", "share_cut": "cut", "share_over": "over", "share_too_long": "too long"}
+    shares = {c: name for c, name in {**shares, "share_no_answer": "no answer"}.items() if found[c].any()}
+    varied = [c for c in ("prompt", "route", "sampling") if len(found[c].unique()) > 1]
+    for name in ("skill, model", *varied):
+        table.add_column(name)
+    for name in ("asked", "median", "p95", *shares.values()):
+        table.add_column(name, justify="right")
+    for row in found.to_dict("records"):
+        spent = (f"{row['thinking_budget']:,}", f"{row['median_spent']:,.0f}", f"{row['p95_spent']:,.0f}")
+        who = f"{row['benchmark']} {row['model']}"
+        table.add_row(who, *(str(row[c]) for c in varied), *spent, *(f"{row[c]:.1%}" for c in shares))
+    return table

@@ -1,0 +1,63 @@
+"""A real pretrained model from an ordinary package: fetched, checked, converted, served."""
+
+import asyncio
+import os
+import subprocess
+import sys
+
+import pytest
+import yaml
+
+from fakes import model
+from thinkscale import evaluate
+from thinkscale.config import FLOWS, ConfigError
+from thinkscale.loading import model_revision
+from thinkscale.plan import open_study, owed_shards
+from thinkscale.store import read_graded
+
+NAME = "smollm2-135m-q4"
+PREPARE = (sys.executable, str(FLOWS / "models.py"), "prepare")
+
+
+def test_a_model_that_is_not_there_says_how_to_get_it():
+    with pytest.raises(ConfigError, match=rf"{NAME} is not on this machine yet. Run: python flows/models.py prepare {NAME}"):
+        model_revision(model(name=NAME, source="prepared/nothing-here"))
+
+
+def test_what_cannot_be_fetched_leaves_nothing_behind(tmp_path):
+    copy = tmp_path / "flows"
+    copy.mkdir()
+    (copy / "models.py").write_text((FLOWS / "models.py").read_text())
+    (copy / "thinkscale").symlink_to(FLOWS / "thinkscale")
+    there = f"models.PREPARED = pathlib.Path({str(tmp_path / 'to')!r})"
+    code = f"import sys; sys.path.insert(0, {str(copy)!r}); import models, pathlib; {there}; models.main()"
+    asked = [sys.executable, "-c", code, "prepare", NAME]
+    done = subprocess.run(asked, capture_output=True, text=True, env={**os.environ, "PIP_NO_INDEX": "1", "PIP_FIND_LINKS": str(tmp_path)})
+    assert done.returncode == 1 and f"error: {NAME} was not prepared" in done.stderr
+    assert list((tmp_path / "to").iterdir()) == []
+
+
+def test_only_models_that_lie_in_packages_are_prepared():
+    done = subprocess.run([*PREPARE, "qwen3-8b"], capture_output=True, text=True)
+    assert done.returncode == 2 and "qwen3-8b" in done.stderr and NAME in done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.engine
+def test_the_prepared_model_answers_through_its_chat_template_and_thinks_in_prose(tmp_path):
+    subprocess.run([*PREPARE, NAME], check=True, timeout=580)
+    again = subprocess.run([*PREPARE, NAME], check=True, capture_output=True, text=True)
+    assert "there already" in again.stdout
+    fields = yaml.safe_load((FLOWS / "experiments" / "smollm2.yaml").read_text())
+    first = next(iter(fields["benchmarks"]))
+    fields |= {"benchmarks": {first: {"problems": 6}}, "thinking_budgets": [0, 24], "num_samples": 2, "shard_problems": 6, "claims": []}
+    (tmp_path / "some.yaml").write_text(yaml.safe_dump({**fields, "name": "some"}))
+    opened = open_study(str(tmp_path / "some.yaml"), tmp_path)
+    asyncio.run(evaluate.evaluate(opened, NAME))
+    assert owed_shards(opened, NAME) == []
+    graded = read_graded(tmp_path / "some")
+    assert len(graded) == 6 * 2 * 2 and set(graded["model"]) == {NAME}
+    traces = opened.store.read("samples", ["thinking", "ended"]).to_pylist()
+    assert {t["ended"] for t in traces} <= {"eos", "cut"}, "a model without tags is ended by its end of text, or by us"
+    assert all("<|im_start|>" not in t["thinking"] and "<|im_end|>" not in t["thinking"] for t in traces)
+    assert (graded["status"] == "answered").mean() > 0.3
