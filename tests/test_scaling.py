@@ -113,7 +113,18 @@ def test_what_cannot_be_fitted_is_said(y: list[float], said: str) -> None:
 def test_the_law_from_loss_to_error_is_found_again() -> None:
     loss = np.linspace(2.4, 5.4, 8)
     found = fit_error(loss, 0.86 - 2.2 * np.exp(-0.71 * loss))
-    assert (found.worst, found.k, found.gamma) == pytest.approx((0.86, 2.2, 0.71), rel=1e-4)
+    assert found == pytest.approx((0.86, 2.2, 0.71), rel=1e-5)
+    noisy = 0.86 - 2.2 * np.exp(-0.71 * loss) + np.random.default_rng(0).normal(0, 0.01, (3, 8))
+    rows = fit_error(loss, noisy)
+    for i, row in enumerate(noisy):
+        assert [v[i] for v in rows] == pytest.approx(list(fit_error(loss, row)))
+
+        def squares(p: np.ndarray, row: np.ndarray = row) -> float:
+            return float(((row - p[0] + p[1] * np.exp(-np.exp(p[2]) * loss)) ** 2).sum())
+
+        options = {"maxiter": 9000, "maxfev": 9000, "xatol": 1e-9, "fatol": 1e-16}
+        best = minimize(squares, [0.86, 2.2, np.log(0.71)], method="Nelder-Mead", options=options).fun
+        assert squares(np.array([rows.worst[i], rows.k[i], np.log(rows.gamma[i])])) == pytest.approx(best, rel=1e-5)
 
 
 @pytest.mark.skipif(not GADRE.exists(), reason="the over-training results are not beside this clone (shared/data/gadre_overtraining)")

@@ -23,6 +23,8 @@ TableName = Literal[
     "emergence",
     "thresholds",
     "calibration",
+    "scaling",
+    "forecast",
 ]
 
 id_type = pa.dictionary(pa.int32(), pa.string())  # ids repeat on every row: dictionary-encoded they cost a few bits

@@ -1,4 +1,4 @@
-"""The two figures: accuracy against FLOPs per problem, and accuracy against model size.
+"""The figures: accuracy against FLOPs per problem and against model size, and forecasts of the largest size beside what it did.
 
 Why: which route buys accuracy is read off one picture: along a line the same model thinks longer or samples more, across lines it grows.
 What it does not do: compute anything; every value, interval and flag is the summary's. Uses no display (Agg).
@@ -84,6 +84,48 @@ def accuracy_vs_size(summary: pd.DataFrame, path: UPath, title: str = "") -> UPa
         lines = [Line2D([], [], color=colours[b], marker="o", ms=4, lw=1.6, label=f"thinking budget {b}") for b in budgets]
         _legend(figure, lines, [_CHANCE, _INTERVAL])
         return save(figure, path)
+
+
+def forecasts(forecast: pd.DataFrame, path: UPath, title: str = "") -> list[UPath]:
+    """Draw what each method foretold of the largest size, alone left out, at each thinking budget; a panel per benchmark, as PNG.
+
+    Black: what it did. A method without a forecast has no mark. No figure where there is nothing to forecast from.
+    """
+    shown = forecast[(forecast["k"] == 1) & (forecast["left_out"] == 1) & forecast["predicted"].notna()]
+    if shown.empty:
+        return []
+    colours: dict[str, Any] = {_DONE: "black"}
+    colours |= {str(method): plt.get_cmap("tab10")(i) for i, method in enumerate(shown["method"].unique())}
+    with plt.rc_context(STYLE):
+        figure, panels = _panels(shown, title)
+        for axes, (benchmark, points) in zip(panels, shown.groupby("benchmark", sort=True), strict=True):
+            budgets = sorted(points["thinking_budget"].unique())
+            for place, (method, colour) in enumerate(colours.items()):
+                _draw_forecast(axes, points, method, (colour, 0.13 * (place - (len(colours) - 1) / 2)))
+            axes.set_xticks(range(len(budgets)), [str(b) for b in budgets])
+            axes.set_title(f"{benchmark}: {points['model'].iloc[0]} from {points['num_sizes'].max()} smaller sizes", fontsize=9.5)
+            axes.set_xlabel("thinking budget")
+            axes.set_ylim(-0.02, 1.02)
+            axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+        figure.supylabel("accuracy of one sample", fontsize=9)
+        _legend(figure, [Line2D([], [], color=c, marker="o", ms=4, lw=1.4, label=m) for m, c in colours.items()], [_SURE])
+        return [save(figure, path)]
+
+
+_DONE = "what it does"
+_SURE = Line2D([], [], color=_GREY, lw=1, marker="|", ms=8, ls="", label="95 % interval; pale: too wide to be a forecast")
+
+
+def _draw_forecast(axes: Axes, points: pd.DataFrame, method: str, look: tuple[Any, float]) -> None:
+    done = method == _DONE
+    rows = points.drop_duplicates("thinking_budget") if done else points[points["method"] == method]
+    value, low, high = ("observed", "observed_low", "observed_high") if done else ("predicted", "low", "high")
+    budgets = sorted(points["thinking_budget"].unique())
+    x = pd.Series([budgets.index(b) + look[1] for b in rows["thinking_budget"]], index=rows.index, dtype=float)
+    sure = (rows["outcome"] == "forecast") | done
+    for kept, alpha in ((rows[sure], 1.0), (rows[~sure], 0.3)):
+        axes.vlines(x[kept.index], kept[low], kept[high], color=look[0], lw=1.4, alpha=alpha)
+        axes.scatter(x[kept.index], kept[value], color=[look[0]], s=14, alpha=alpha, zorder=3)
 
 
 _CHANCE = Line2D([], [], color=_GREY, lw=1, ls=(0, (4, 3)), label="guessing")

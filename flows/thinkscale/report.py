@@ -19,12 +19,15 @@ from thinkscale.calibration import calibration, confident_before_onset
 from thinkscale.compare import claims, compare, comparison_table, headline
 from thinkscale.compliance import compliance, compliance_table
 from thinkscale.curves import About, skill_curves
-from thinkscale.emergence import Finding, emergence, findings
+from thinkscale.emergence import emergence, findings
 from thinkscale.emergence_plots import emergence_over_size
 from thinkscale.exchange import overall_rate
+from thinkscale.files import put
+from thinkscale.findings import Finding, claimed, page, routes
+from thinkscale.foresight import foresee
 from thinkscale.mend import mend
 from thinkscale.plan import Study, plan
-from thinkscale.plots import accuracy_vs_flops, accuracy_vs_size
+from thinkscale.plots import accuracy_vs_flops, accuracy_vs_size, forecasts
 from thinkscale.schema import TableName
 from thinkscale.store import StoreError, read_graded
 from thinkscale.summarize import summarize
@@ -48,15 +51,15 @@ class Analysis:
     claims: pd.DataFrame
     compliance: pd.DataFrame
     """Thinking asked for and spent (`compliance.compliance`)."""
-    findings: tuple[Finding, ...]
-    """What emerges where, in sentences."""
+    findings: dict[str, tuple[Finding, ...]]
+    """Question -> what the tables say to it, in sentences."""
     owed: int
     engines: tuple[str, ...]
     quarantined: tuple[UPath, ...]
 
 
 def analyze(study: Study) -> Analysis:
-    """Summarize, compare, check the claims, look for emergence and plot; writes the tables and the plots.
+    """Summarize, compare, check the claims, look for emergence, forecast and plot; writes the tables and the plots.
 
     Raises: StoreError where nothing is on disk or parts contradict each other.
     """
@@ -73,17 +76,22 @@ def analyze(study: Study) -> Analysis:
     checked = claims(graded, study.config.claims, PUBLISHED_DRAWS, seed)
     spent = compliance(graded)
     losses = study.store.read("loss").to_pandas().sort_values("params")
-    appeared = what_emerges(study, graded, summary, dict(zip(losses["model"], losses["bits_per_byte"], strict=True)))
+    measured = dict(zip(losses["model"], losses["bits_per_byte"], strict=True))
+    appeared = what_emerges(study, graded, summary, measured)
+    foreseen = foresee(graded, {name: b.chance for name, b in study.known.items()}, families(study, measured), PUBLISHED_DRAWS, seed)
     root = study.store.root
     files: tuple[UPath, ...] = (
         accuracy_vs_flops(summary, root / "plots" / "accuracy-vs-flops.png", study.config.asks),
         accuracy_vs_size(summary, root / "plots" / "accuracy-vs-size.png", study.config.asks),
+        *forecasts(foreseen.forecast, root / "plots" / "forecast.png", study.config.asks),
         study.store.write_table("summary", summary),
         study.store.write_table("compliance", spent),
         study.store.write_table("comparison", comparison),
         study.store.write_table("claims", checked),
         *appeared.figures,
         *(study.store.write_table(name, table) for name, table in appeared.tables.items()),
+        study.store.write_table("scaling", foreseen.scaling),
+        study.store.write_table("forecast", foreseen.forecast),
         study.store.write_table("engine", study.store.read("engine").to_pandas().sort_values(["time", "engine_start"])),
     )
     if len(losses):
@@ -93,7 +101,16 @@ def analyze(study: Study) -> Analysis:
     engines = tuple(sorted(graded["engine"].astype(str).unique()))
     best = headline(graded, summary, PUBLISHED_DRAWS, seed)
     rates = overall_rate(graded, summary, PUBLISHED_DRAWS, seed)
-    return Analysis(files, best, rates, checked, spent, appeared.findings, owed, engines, tuple(study.store.quarantined()))
+    said = {
+        "Which route bought accuracy?": tuple(routes(best)),
+        "What was claimed beforehand?": tuple(claimed(checked)),
+        "What emerges where over size?": appeared.findings,
+        "What would the smaller sizes have told?": tuple(foreseen.findings),
+    }
+    written = root / "findings.md"
+    put(written, page(study.config.name, study.config.asks, said).encode())
+    files += (written,)
+    return Analysis(files, best, rates, checked, spent, said, owed, engines, tuple(study.store.quarantined()))
 
 
 class Emerged(NamedTuple):
@@ -128,6 +145,19 @@ def what_emerges(study: Study, graded: pd.DataFrame, summary: pd.DataFrame, meas
     )
 
 
+def families(study: Study, measured: Mapping[str, float]) -> pd.DataFrame:
+    """Every model of the catalogue whose family is in the experiment: losses of models that were not run are points of a law too.
+
+    Args: measured: bits per byte of models; of the others the catalogue may have it.
+    """
+    ours = {study.catalogue.models[name].family for name in study.config.models}
+    columns = ("family", "params", "training_tokens", "bits_per_byte")
+    models = {m.name: {c: getattr(m, c) for c in columns} for m in study.catalogue.models.values() if m.family in ours}
+    for name, bits in measured.items():
+        models[name]["bits_per_byte"] = bits
+    return pd.DataFrame.from_dict(models, orient="index").astype({"training_tokens": float, "bits_per_byte": float})
+
+
 def planned_rows(study: Study, graded: pd.DataFrame) -> pd.DataFrame:
     """The rows that the YAML asks for: a folder may hold more (budgets, samples or problems of an earlier version of it)."""
     sets = {t.trace_set_id for model in study.config.models for t in study.trace_sets(model)}
@@ -148,13 +178,11 @@ def show(analysis: Analysis) -> None:
         console.print(claims_table(analysis.claims))
     if len(analysis.compliance) <= COMPLIANCE_ROWS:
         console.print(compliance_table(analysis.compliance))
-    if analysis.findings:
-        console.print("[bold]What emerges where over size?[/bold]")
-    for finding in analysis.findings:
-        row = ", ".join(
-            f"{name}={value}" if name != "at" else str(value) for name, value in finding.row.items() if name in ("axis", "at", "cell_id")
-        )
-        console.print(f"  {escape(finding.text)}" + (f" [dim]({finding.table}.parquet: {row})[/dim]" if row else ""), highlight=False)
+    for question, said in list(analysis.findings.items())[2:]:  # the first two are the tables above
+        if said:
+            console.print(f"[bold]{question}[/bold]")
+        for finding in said:
+            console.print(f"  {escape(finding.text)} [dim]({finding.table}.parquet)[/dim]", highlight=False)
     if analysis.owed:
         console.print(f"[bold]Not complete:[/bold] {analysis.owed:,} planned answers are owed; the tables hold what is there.")
     if analysis.quarantined:

@@ -14,10 +14,9 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy.optimize import minimize_scalar
 from scipy.special import logsumexp
 
-from thinkscale.inference import Floats, generator
+from thinkscale.inference import Floats, Ints, generator
 
 
 class Term(NamedTuple):
@@ -150,12 +149,11 @@ def uncertainty(
 
 
 class ErrorLaw(NamedTuple):
-    """error = worst - k exp(-gamma loss)."""
+    """error = worst - k exp(-gamma loss), a number or an array of each."""
 
-    worst: float
-    k: float
-    gamma: float
-    squares: float
+    worst: Floats
+    k: Floats
+    gamma: Floats
 
     def __call__(self, loss: ArrayLike) -> Floats:
         """The error at a loss."""
@@ -163,55 +161,73 @@ class ErrorLaw(NamedTuple):
 
 
 def fit_error(loss: ArrayLike, error: ArrayLike) -> ErrorLaw:
-    """Gadre et al.'s law from loss to a benchmark's error, by least squares.
+    """Gadre et al.'s law from loss to a benchmark's error, by least squares; one law for each row of `error` (draws × points).
 
     Given gamma it is a line in exp(-gamma loss), so gamma alone is searched: no starts, no local optimum missed on the grid.
+    Raises: ValueError with fewer than three points, or where all losses are the same.
     """
-    x, y = np.asarray(loss, float), np.asarray(error, float)
+    x, y = np.asarray(loss, float), np.atleast_2d(np.asarray(error, float))
     spread = float(np.ptp(x))
     if len(x) < 3 or spread <= 0:
         raise ValueError(f"loss to error: needs at least 3 points with unlike losses, found {len(x)} over a range of {spread:g}.")
+    away = x - x.min()  # exp(-gamma loss) of large losses would be 0 for all points
+    middle = y - y.mean(axis=1, keepdims=True)
 
-    def line(log_gamma: float) -> tuple[Floats, float]:
-        # From the smallest loss on: exp(-gamma loss) of large losses would be 0 for all points.
-        design = np.column_stack([np.ones(len(x)), -np.exp(-np.exp(log_gamma) * (x - x.min()))])
-        solution = np.linalg.lstsq(design, y, rcond=None)[0]
-        return solution, float(((y - design @ solution) ** 2).sum())
+    def falls(log_gamma: Floats) -> tuple[Floats, Floats]:
+        """exp(-gamma loss) at each point, and the same about its mean."""
+        e = np.exp(-np.exp(log_gamma)[..., None] * away)
+        return e, e - e.mean(axis=-1, keepdims=True)
 
-    grid = np.log(np.geomspace(0.01, 100, 200) / spread)
-    at = int(np.argmin([line(g)[1] for g in grid]))
-    ends = (grid[max(at - 1, 0)], grid[min(at + 1, len(grid) - 1)])
-    best = float(minimize_scalar(lambda g: line(g)[1], bounds=ends, method="bounded", options={"xatol": 1e-10}).x)
-    (worst, k), squares = line(best)
-    return ErrorLaw(float(worst), float(k * np.exp(np.exp(best) * x.min())), float(np.exp(best)), squares)
+    def gain(log_gamma: Floats) -> Floats:
+        """Squares that the line explains, for each row its own gamma."""
+        e = falls(log_gamma)[1]
+        return np.asarray((e * middle).sum(axis=-1) ** 2 / (e**2).sum(axis=-1), dtype=np.float64)
+
+    grid = np.log(np.geomspace(0.01, 100, 400) / spread)
+    e = falls(grid)[1]
+    best = grid[((middle @ e.T) ** 2 / (e**2).sum(axis=1)).argmax(axis=1)]
+    low, high = best - (grid[1] - grid[0]), best + (grid[1] - grid[0])
+    for _ in range(40):  # thirds, on all rows at once
+        third = (high - low) / 3
+        up = gain(low + third) < gain(high - third)
+        low, high = np.where(up, low + third, low), np.where(up, high, high - third)
+    gamma = np.exp((low + high) / 2)
+    e, about = falls(np.log(gamma))
+    k = -(about * middle).sum(axis=1) / (about**2).sum(axis=1)
+    worst = y.mean(axis=1) + k * e.mean(axis=1)
+    law = ErrorLaw(worst, k * np.exp(gamma * x.min()), gamma)
+    return law if np.ndim(error) > 1 else ErrorLaw(*(v[0] for v in law))
 
 
 def _squares(law: Law, logs: Floats, log_y: Floats, begin: Floats, log: bool) -> tuple[Floats, Floats]:
     """Levenberg and Marquardt on all rows at once: each row of `log_y` (draws × points) from its row of `begin`. Sums of squares too."""
-    theta, damping = begin.copy(), np.full(len(begin), 1e-3)
+    theta, damping, live = begin.copy(), np.full(len(begin), 1e-3), np.arange(len(begin))
 
-    def at(theta: Floats) -> tuple[Floats, Floats, Floats]:
+    def at(theta: Floats, rows: Ints) -> tuple[Floats, Floats, Floats]:
         value, slope = law.log_value(theta, logs)
         if not log:
             value = np.exp(np.minimum(value, 700.0))
             slope = slope * value[:, None]
-        residual = (log_y if log else np.exp(log_y)) - value
+        residual = (log_y[rows] if log else np.exp(log_y[rows])) - value
         return residual, slope, (residual**2).sum(axis=1)
 
-    residual, slope, sums = at(theta)
+    residual, slope, sums = at(theta, live)
     for _ in range(300):
-        normal = np.einsum("dpn,dqn->dpq", slope, slope)
-        size = np.einsum("dpp->dp", normal)
-        normal = normal + np.einsum("dp,pq->dpq", damping[:, None] * size + 1e-12, np.eye(theta.shape[1]))
-        step = np.linalg.solve(normal, np.einsum("dpn,dn->dp", slope, residual)[..., None])[..., 0]
-        tried = theta + step
-        residual_, slope_, sums_ = at(tried)
-        better = sums_ < sums
-        done = np.abs(step).max(axis=1) < 1e-10
-        theta = np.where(better[:, None], tried, theta)
-        residual, slope = np.where(better[:, None], residual_, residual), np.where(better[:, None, None], slope_, slope)
-        sums, damping = np.where(better, sums_, sums), np.clip(np.where(better, damping / 5, damping * 4), 1e-12, 1e12)
-        if done.all():
+        r, j, before = residual[live], slope[live], sums[live]
+        normal = np.einsum("dpn,dqn->dpq", j, j)
+        more = damping[live, None] * np.einsum("dpp->dp", normal) + 1e-12
+        normal = normal + np.einsum("dp,pq->dpq", more, np.eye(theta.shape[1]))
+        step = np.linalg.solve(normal, np.einsum("dpn,dn->dp", j, r)[..., None])[..., 0]
+        tried = at(theta[live] + step, live)
+        better = tried[2] < before
+        won = live[better]
+        theta[won] += step[better]
+        residual[won], slope[won], sums[won] = (part[better] for part in tried)
+        damping[live] = np.clip(np.where(better, damping[live] / 5, damping[live] * 4), 1e-12, 1e12)
+        # An offset that the points do not ask for would wander to minus infinity for ever.
+        done = (np.abs(step).max(axis=1) < 1e-10) | (better & (before - tried[2] < 1e-12 * before)) | (before < 1e-26)
+        live = live[~done]
+        if not len(live):
             break
     return theta, sums
 

@@ -8,10 +8,13 @@ import pyarrow as pa
 
 from thinkscale.columns import POINT, TRACE_SET, Column, Table, TableName, id_type
 from thinkscale.conclusions import CALIBRATION, EMERGENCE, THRESHOLDS
+from thinkscale.extrapolations import FORECAST, SCALING
 
 __all__ = [
     "CALIBRATION",
     "EMERGENCE",
+    "FORECAST",
+    "SCALING",
     "SCHEMA_VERSION",
     "TABLES",
     "THRESHOLDS",
@@ -345,7 +348,6 @@ CLAIMS = Table(
     ),
 )
 
-TABLES: dict[str, Table] = {
-    t.name: t
-    for t in (PROBLEMS, SAMPLES, ANSWERS, GRADES, ENGINE, LOSS, SUMMARY, COMPLIANCE, COMPARISON, CLAIMS, EMERGENCE, THRESHOLDS, CALIBRATION)
-}
+RAW = (PROBLEMS, SAMPLES, ANSWERS, GRADES, ENGINE, LOSS)
+DERIVED = (SUMMARY, COMPLIANCE, COMPARISON, CLAIMS, EMERGENCE, THRESHOLDS, CALIBRATION, SCALING, FORECAST)
+TABLES: dict[str, Table] = {t.name: t for t in (*RAW, *DERIVED)}
