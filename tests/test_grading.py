@@ -11,7 +11,8 @@ import pytest
 import reasoning_gym
 
 from thinkscale.extract import number_in
-from thinkscale.grading import _RUN_CODE, Grade, grade, grader_version
+from thinkscale.grading import Grade, grade, grader_version
+from thinkscale.gym import RUN_CODE
 from thinkscale.problems import Grader, Problem
 
 COBBE = Path(__file__).resolve().parents[2] / "shared" / "data" / "gsm8k_model_solutions" / "gsm_example_model_solutions.jsonl"
@@ -370,7 +371,7 @@ def test_no_other_scorer_of_reasoning_gym_evaluates_the_answer() -> None:
     for name, (dataset, _) in reasoning_gym.factory.DATASETS.items():
         source = inspect.getsource(dataset.score_answer)
         runs = re.search(r"\beval\((?!entry)|\bexec\(|parse_expr\(|sympify\(", source) is not None
-        assert runs == (name in _RUN_CODE), name
+        assert runs == (name in RUN_CODE), name
 
 
 def test_an_answer_that_a_scorer_trips_over_is_wrong() -> None:

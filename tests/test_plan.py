@@ -89,6 +89,13 @@ CHANGES = {
     "other budgets, all smaller": ({"thinking_budgets": [5, 10]}, 0, 0, 96),
     "more problems": ({"benchmarks": {"mapping": {"problems": 18}}}, 24, 0, 72),
     "a new benchmark": ({"benchmarks": {"mapping": {"problems": 12}, "swaps": {"problems": 5}}}, 20, 0, 60),
+    "skills of other graders": (
+        {"benchmarks": {"mapping": {"problems": 12}, "passages": {"problems": 5}, "toy-translation": {"problems": 3}}},
+        32,
+        0,
+        96,
+    ),
+    "programs to be run": ({"benchmarks": {"mapping": {"problems": 12}, "functions": {"problems": 2}}}, 8, 0, 24),
     "another slicing": ({"shard_problems": 5}, 0, 0, 0),
     "less of everything": ({"num_samples": 2, "thinking_budgets": [6], "benchmarks": {"mapping": {"problems": 5}}}, 0, 0, 0),
     "fewer samples of more problems": ({"num_samples": 2, "benchmarks": {"mapping": {"problems": 30}}}, 36, 0, 108),

@@ -112,8 +112,8 @@ def test_files_of_the_hub_s_layout_are_read(tmp_path: Path, ending: str) -> None
     [
         (ROWS, {"answer": "gold"}, "no column"),
         ([*ROWS, ROWS[0]], {}, "earlier row"),
-        ([*ROWS, {"question": " ", "answer": "1"}], {}, "empty question"),
-        ([*ROWS, {"question": "3?", "answer": None}], {}, "empty question or answer"),
+        ([*ROWS, {"question": " ", "answer": "1"}], {}, "row 2: empty question"),
+        ([*ROWS, {"question": "3?", "answer": None}], {}, "row 2: empty answer"),
         (ROWS, {"problems": 3}, "says 3"),
     ],
 )

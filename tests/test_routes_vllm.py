@@ -152,7 +152,7 @@ def test_the_score_of_a_gold_answer_is_what_prompt_logprobs_says_and_higher_wher
         answers = await generator.answers(prompts, traces, [AnswerKey(*k, b) for k in KEYS for b in (0, 12, LARGEST)], {})
         gold = await gold_logprobs(generator, prompts, PROBLEMS, answers)
         forced = {}
-        for key in list(gold)[:9]:
+        for key in list(gold)[::6]:
             ids = await generator.client.tokenize(next(p.answer for p in PROBLEMS if p.problem_id == key.problem_id))
             before = answer_prompt(prompts[key.problem_id], answers[key].seen, generator.boundary)
             body = {"model": LADDER.name, "prompt": [*before, *ids], "max_tokens": 1, "prompt_logprobs": 0}

@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from thinkscale import schema
-from thinkscale.emergence import Finding
+from thinkscale.findings import Finding
 from thinkscale.inference import Floats, Ints, Pools, quantiles
 from thinkscale.summarize import typed
 from thinkscale.tidy import checked

@@ -10,27 +10,17 @@ import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
+
+from thinkscale.sources import ConfigError as ConfigError
+from thinkscale.sources import GymBenchmark, HubBenchmark, Name, Positive, Strict
 
 FLOWS = Path(__file__).resolve().parents[1]
 PROMPTS = FLOWS.parent / "prompts"
 CATALOGUE = FLOWS / "models.yaml"
 
-# a name becomes part of a file name: no slash, no leading dot, and short enough (a file name has 255 bytes) for what is added to it
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100)]
-Positive = Annotated[int, Field(gt=0)]
 RouteName = Literal["cut", "extend", "effort", "native"]
 MetricName = Literal["pass@k", "maj@k", "unforced pass@k"]
-
-
-class ConfigError(ValueError):
-    """Something in a YAML file is wrong: says which file and key, what was found and what to do."""
-
-
-class Strict(BaseModel):
-    """Unknown keys are errors, values are never changed after reading."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, use_attribute_docstrings=True)
 
 
 class Shape(Strict):
@@ -117,7 +107,7 @@ class Model(Strict):
     """Recommended by the model's makers; an experiment may say otherwise."""
     chat: bool = True
     """The prompt goes through the chat template; otherwise it is plain text."""
-    template_kwargs: dict[str, Any] = {}
+    template_kwargs: dict[str, Any] = Field(default_factory=dict)
     """Passed to the chat template."""
     gpus: Positive = 1
     """GPUs for one engine: its tensor parallel size."""
@@ -142,34 +132,12 @@ class Gpu(Strict):
     memory_gb: Annotated[float, Field(gt=0)]
 
 
-class HubBenchmark(Strict):
-    """A benchmark on the data hub, pinned."""
-
-    skill: str
-    source: str
-    """Name on the data hub, or a local folder (relative to `flows/` or absolute)."""
-    file: str
-    """Parquet or JSON-lines file of the wanted split, inside the source."""
-    revision: str | None = None
-    """Commit on the hub; None: not pinned, which the manifest records."""
-    problems: Positive
-    mean_prompt_tokens: Positive
-    """For estimates before the data are read."""
-    question: str = "question"
-    """Column of the question."""
-    answer: str = "answer"
-    """Column of the gold answer."""
-    answer_after: str | None = None
-    """The gold answer is what follows the last of these marks in its column (GSM8K: `####`)."""
-    grader: Literal["number", "exact", "choice"]
-    chance: Annotated[float, Field(ge=0, lt=1)] = 0.0
-
-
 class Catalogue(Strict):
-    """`models.yaml`: every model, hub benchmark and GPU that an experiment may name."""
+    """`models.yaml`: every model, benchmark and GPU that an experiment may name."""
 
     models: dict[Name, Model]
     benchmarks: dict[Name, HubBenchmark]
+    gym: dict[Name, GymBenchmark] = Field(default_factory=dict)
     gpus: dict[Name, Gpu]
 
 
@@ -225,7 +193,7 @@ class ThinkingUse(Strict):
     """Of `extend`: the text in place of the close, a file `prompts/<name>.txt`."""
     times: Positive = 1
     """Of `extend`: how often."""
-    levels: dict[Name, dict[str, Any]] = {}
+    levels: dict[Name, dict[str, Any]] = Field(default_factory=dict)
     """Of `effort`: level -> arguments of the chat template."""
 
 

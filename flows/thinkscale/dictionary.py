@@ -59,6 +59,7 @@ results/<experiment>/
   claims.parquet       the comparisons that the YAML named beforehand
   scaling.parquet      the laws that losses and errors follow over sizes, tokens and losses
   forecast.parquet     the largest size of each skill, forecast from the smaller ones and scored
+  findings.md          what the tables say, in sentences, each with its number, interval and table row
   plots/               pictures of the summary; `flows/analyze.py` makes plots, these tables and engine.parquet again
   claims/              who is working on what just now; empty when nothing is owed
   quarantine/          parts that were not whole or not ours, set aside; what they held is owed again

@@ -13,22 +13,12 @@ from scipy.stats import linregress, t
 
 from thinkscale import onset, schema
 from thinkscale.curves import SkillCurve
+from thinkscale.findings import Finding
 from thinkscale.inference import Floats, Pools, interval
 from thinkscale.mirage import Evidence, Verdict, evidence, judge
 from thinkscale.summarize import typed
 
 _ROW = ("benchmark", "slice", "axis", "at", "prompt", "route", "sampling", "family")
-
-
-class Finding(NamedTuple):
-    """A statement in plain words, with its number, the number's interval, and the table row that it is read from."""
-
-    text: str
-    value: float
-    low: float
-    high: float
-    table: str
-    row: dict[str, Any]
 
 
 def emergence(curves: list[SkillCurve], draws: int = 1000, seed: int | str = 0) -> pd.DataFrame:

@@ -23,6 +23,7 @@ from thinkscale.drain import Drain, drain_on_sigterm
 from thinkscale.endpoint import Client, Endpoint, EngineFailure
 from thinkscale.fanout import largest_first
 from thinkscale.generate import Generator, Room
+from thinkscale.grading import check_graders
 from thinkscale.mend import mend, settle
 from thinkscale.metering import FLUSH_SECONDS, Meter
 from thinkscale.plan import Study, owed_now, owed_shards, slice_ids
@@ -113,7 +114,8 @@ async def evaluate(study: Study, model: str, do_shard: RunShard = run_shard, ear
         do_shard: runs one shard and publishes in the store that it is given (a flow passes its task).
         early: an engine of this model that was already started.
         run_id: of the flow run, which whoever started it knows us by (see `fanout`).
-    Returns: how many shards were run here. Raises: EngineFailure after `max_restarts` restarts, Preempted, or what a shard raises.
+    Returns: how many shards were run here.
+    Raises: EngineFailure after `max_restarts` restarts, Preempted, what a shard raises, or what a grader lacks here.
     """
     loss.outlook(study)  # a text that is not one: said before an engine starts
     files.check(study.store.root)
@@ -121,6 +123,7 @@ async def evaluate(study: Study, model: str, do_shard: RunShard = run_shard, ear
     with drain_on_sigterm(model) as drain, Claims(study.store, model, timeout, str(study.logs), run_id) as claims:
         run = Run(study, model, claims, drain, do_shard)
         try:
+            await asyncio.to_thread(check_graders, {study.known[benchmark].grader for benchmark in study.config.benchmarks})
             ran, restarts = 0, 0
             while (shards := await asyncio.to_thread(run.owed)) or loss.is_owed(study, model):
                 try:

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from thinkscale.emergence import Finding
+from thinkscale.findings import Finding
 from thinkscale.forecast import METHODS, PREVIOUS, by_size, forecast
 from thinkscale.inference import wilson
 from thinkscale.laws import scaling_table

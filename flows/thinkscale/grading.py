@@ -1,27 +1,39 @@
 """Graders: is an answer right, how nearly, and under which key does it vote?
 
 Why: every grader here accepts each gold answer as its own answer, lets what has no answer abstain, and gives equal answers one
-`answer_class`, so that voting needs no pairwise comparison. Numbers are compared exactly and need no algebra, so math-verify is not
-used: it compares pairs, not symmetrically, and keeps time by signals that fail outside the main thread.
-What it does not do: see the thinking (only `answer_text` comes in), run model code, find the answer in the text (see `extract`).
+`answer_class`, so that voting needs no pairwise comparison. Numbers are compared exactly and need no algebra; expressions do (`math`), and
+a program is right when its hidden tests pass (`code`). `partial` tells a slope from a jump: what is nearly right is worth something.
+What it does not do: see the thinking (only `answer_text` comes in), find the answer in the text (see `extract`), run a model's program
+or algebra in this process (see `sandbox`, `verify`).
 """
 
 import difflib
 import json
+import os
 import re
 import unicodedata
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib.metadata import version
 from typing import Any, Literal
 
+from thinkscale import sandbox
 from thinkscale.extract import LOOKALIKES, MAX_ANSWER, Found, clauses, first_line, number_in
+from thinkscale.gym import RUN_CODE
+from thinkscale.likeness import chrf, normalised, token_f1, translation_in
 from thinkscale.problems import Grader, Problem
+from thinkscale.programs import MAX_PROGRAM, program_in, same_program, share_passed
+from thinkscale.verify import verify
 
 Status = Literal["answered", "no_answer", "truncated_answer", "too_long"]
 
-VERSION: dict[Grader, str] = {"number": "number-1", "exact": "exact-1", "choice": "choice-1", "reasoning_gym": "reasoning_gym-1"}
+VERSION: dict[Grader, str] = {g: f"{g}-1" for g in ("number", "exact", "choice", "reasoning_gym", "f1", "math", "code", "chrf")}
+PACKAGE: dict[Grader, str] = {"reasoning_gym": "reasoning-gym", "math": "math-verify", "chrf": "sacrebleu"}
+"""Whose judgement a grader's is, in part: its version is part of the grader's."""
+WAITING: tuple[Grader, ...] = ("math", "code")
+"""Graders that wait for a process of their own: several at once."""
 
 
 @dataclass(frozen=True)
@@ -40,8 +52,8 @@ def grade(grader: Grader, answer_text: str, problem: Problem, truncated: bool) -
 
     Raises: ValueError where the problem's own gold answer cannot be read.
     """
-    if grader == "reasoning_gym":
-        return _grade_reasoning_gym(answer_text, problem, truncated)
+    if grader in OTHERS:
+        return OTHERS[grader](answer_text, problem, truncated)
     gold: Found | None
     if grader == "number":
         gold, found, partial = number_in(problem.answer, False), number_in(answer_text, truncated), _digits_right
@@ -59,10 +71,29 @@ def grade(grader: Grader, answer_text: str, problem: Problem, truncated: bool) -
     return Grade(correct, 1.0 if correct else partial(gold.key, found.key), "answered", found.key, found.key)
 
 
+def grade_many(grader: Grader, answers: Sequence[tuple[str, Problem, bool]]) -> list[Grade]:
+    """`grade` of each (answer text, problem, truncated), in order."""
+    if grader not in WAITING:
+        return [grade(grader, *answer) for answer in answers]
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        return list(pool.map(lambda answer: grade(grader, *answer), answers))
+
+
+def check_graders(graders: Iterable[Grader]) -> None:
+    """Raise where what a grader needs does not hold on this machine: before anything is generated rather than after."""
+    for grader in sorted(set(graders)):
+        if grader == "code":
+            sandbox.check()
+        elif grader == "math":
+            verify("1", "1")
+        elif grader == "chrf":
+            chrf("one", "two")
+
+
 @lru_cache
 def grader_version(grader: Grader) -> str:
-    """Name and version of a grader; for reasoning-gym's own scorer with the package's version."""
-    return f"{VERSION[grader]}+{version('reasoning-gym')}" if grader == "reasoning_gym" else VERSION[grader]
+    """Name and version of a grader; where another package judges, with that package's version."""
+    return f"{VERSION[grader]}+{version(PACKAGE[grader])}" if grader in PACKAGE else VERSION[grader]
 
 
 def _ungraded(status: Status) -> Grade:
@@ -162,26 +193,76 @@ def _same(gold: str, found: str) -> float:
     return float(gold == found)
 
 
+# --- passages, translations, expressions, programs ---
+
+
+def _grade_f1(answer_text: str, problem: Problem, truncated: bool) -> Grade:
+    """SQuAD: right if equal to one of the gold answers after normalisation; credit = the best token F1."""
+    golds = [normalised(str(gold)) for gold in _metadata(problem.metadata).get("answers", [problem.answer])]
+    found = _exact_of(answer_text, problem.answer, truncated)
+    if found is None:
+        return _ungraded("truncated_answer" if truncated else "no_answer")
+    if len(found.text) > MAX_ANSWER:
+        return _ungraded("too_long")
+    key = normalised(found.text)
+    correct = key in golds
+    return Grade(correct, 1.0 if correct else max(token_f1(g, key) for g in golds), "answered", found.key, golds[0] if correct else key)
+
+
+def _grade_chrf(answer_text: str, problem: Problem, truncated: bool) -> Grade:
+    """Credit = chrF; right from the threshold that the benchmark states. Right translations vote together, others by their text."""
+    found = translation_in(answer_text, truncated)
+    if found is None:
+        return _ungraded("truncated_answer" if truncated else "no_answer")
+    if len(found) > MAX_ANSWER:
+        return _ungraded("too_long")
+    likeness = chrf(problem.answer, found)
+    correct = likeness >= float(_metadata(problem.metadata)["correct_from"])
+    return Grade(correct, likeness, "answered", found, problem.answer if correct else found)
+
+
+def _grade_math(answer_text: str, problem: Problem, truncated: bool) -> Grade:
+    """Equal as math-verify sees it; credit for numbers as in `number`. Right answers vote together, others by sympy's way to print them."""
+    marked = [c for c in (*clauses(answer_text), first_line(answer_text)) if (c.closed or not truncated) and c.text.strip(" .$*")]
+    if not marked:
+        return _ungraded("truncated_answer" if truncated else "no_answer")
+    said = marked[0].text.strip().strip("$*").removesuffix(".").strip()
+    if len(said) > MAX_ANSWER:
+        return _ungraded("too_long")
+    verdict = verify(problem.answer, said) if said != problem.answer else None
+    if verdict is None or verdict.equal:
+        return Grade(True, 1.0, "answered", said, problem.answer)
+    gold, found = number_in(problem.answer, False), number_in(said, False)
+    return Grade(False, _digits_right(gold.key, found.key) if gold and found else 0.0, "answered", said, verdict.key or said)
+
+
+def _grade_code(answer_text: str, problem: Problem, truncated: bool) -> Grade:
+    """Right if every hidden test passes; credit = the share that does. Programs that differ in layout only vote together."""
+    metadata = _metadata(problem.metadata)
+    program = program_in(answer_text, metadata, truncated)
+    if program is None:
+        return _ungraded("truncated_answer" if truncated else "no_answer")
+    if len(program) > MAX_PROGRAM:
+        return _ungraded("too_long")
+    sandbox.check()
+    share = share_passed(program, metadata)
+    return Grade(share == 1, share, "answered", program, same_program(program))
+
+
+@lru_cache(maxsize=4096)
+def _metadata(text: str) -> dict[str, Any]:
+    return dict(json.loads(text))
+
+
 # --- reasoning-gym's own scorer ---
 
-# reasoning-gym 0.1.25: these scorers hand the answer to eval(), or to sympy's parse_expr(), which is eval() too
-_RUN_CODE = {
-    "binary_matrix",
-    "countdown",
-    "intermediate_integration",
-    "n_queens",
-    "polynomial_multiplication",
-    "puzzle24",
-    "simple_integration",
-    "spiral_matrix",
-    "string_insertion",
-}
 _SCORER_ERRORS = (ValueError, TypeError, LookupError, ArithmeticError, SyntaxError, AttributeError, RecursionError)
 
 
 def _grade_reasoning_gym(answer_text: str, problem: Problem, truncated: bool) -> Grade:
     """The whole text or, where it scores higher, the marked answer in it; correct = full score."""
-    dataset, entry = _entry(problem.metadata)
+    metadata = _metadata(problem.metadata)
+    dataset, entry = str(metadata["dataset"]), dict(metadata["entry"])
     candidates = [] if truncated else [answer_text.strip()]
     candidates += [c.text.strip(" *`\t") for c in (*clauses(answer_text), first_line(answer_text)) if c.closed or not truncated][:1]
     candidates = [c for c in candidates if c]
@@ -196,15 +277,9 @@ def _grade_reasoning_gym(answer_text: str, problem: Problem, truncated: bool) ->
     return Grade(correct, partial, "answered", short[best], problem.answer.strip() if correct else short[best])
 
 
-@lru_cache(maxsize=4096)
-def _entry(metadata: str) -> tuple[str, dict[str, Any]]:
-    parsed = json.loads(metadata)
-    return str(parsed["dataset"]), dict(parsed["entry"])
-
-
 @lru_cache
 def _scorer(dataset: str) -> Callable[[str, dict[str, Any]], float]:
-    if dataset in _RUN_CODE:
+    if dataset in RUN_CODE:
         raise ValueError(
             f"reasoning-gym's scorer of '{dataset}' runs the model's answer as code, which needs a sandbox; use another dataset."
         )
@@ -220,3 +295,13 @@ def _score(dataset: str, answer: str, entry: dict[str, Any]) -> float:
         return float(scorer(answer, entry))
     except _SCORER_ERRORS:  # an ugly answer that a scorer's parser trips over is wrong, not a reason to stop
         return 0.0
+
+
+OTHERS: dict[Grader, Callable[[str, Problem, bool], Grade]] = {
+    "reasoning_gym": _grade_reasoning_gym,
+    "f1": _grade_f1,
+    "chrf": _grade_chrf,
+    "math": _grade_math,
+    "code": _grade_code,
+}
+"""Graders that are no comparison of keys."""

@@ -16,8 +16,9 @@ from urllib.parse import urlsplit
 import yaml
 from pydantic import ValidationError
 
-from thinkscale.config import CATALOGUE, FLOWS, PROMPTS, Catalogue, ConfigError, Experiment, Model, Strict
+from thinkscale.config import CATALOGUE, FLOWS, PROMPTS, Catalogue, ConfigError, Experiment, Model
 from thinkscale.routes import check_routes
+from thinkscale.sources import Strict
 
 T = TypeVar("T", bound=Strict)
 
@@ -136,7 +137,10 @@ def prompt_text(prompt: str) -> str:
     path = PROMPTS / f"{prompt}.jinja"
     if not path.is_file():
         raise ConfigError(f"no prompt '{prompt}' in prompts/.{nearest(prompt, (p.stem for p in PROMPTS.glob('*.jinja')))}")
-    return path.read_text()
+    text = path.read_text()
+    if not re.search(r"\{[{%][^}]*\bquestion\b", text):
+        raise ConfigError(f"prompts/{path.name} leaves out the question: put {{{{ question }}}} where it belongs.")
+    return text
 
 
 def model_revision(model: Model) -> str:

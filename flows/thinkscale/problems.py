@@ -1,8 +1,8 @@
 """Benchmarks: named sets of problems, each a small declaration.
 
-Why: the ladder's skills are generated, so that problems are fresh, endless and graded in difficulty; hub benchmarks are read at a pinned
-revision. A generated problem is either held out (benchmarks use only those) or free (training uses only
-those), by a hash of its question.
+Why: the ladder's skills are generated, so that problems are fresh, endless and graded in difficulty; files are read at a pinned revision,
+reasoning-gym's datasets made from name, parameters and seed. A problem generated here is either held out (benchmarks use only those) or
+free (training uses only those), by a hash of its question.
 What it does not do: render prompts, grade answers.
 """
 
@@ -14,14 +14,21 @@ import random
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any
 
-from thinkscale.config import FLOWS, Catalogue, ConfigError, HubBenchmark, digest
+from thinkscale.config import FLOWS, Catalogue, digest
+from thinkscale.gym import gym_identity, gym_items
+from thinkscale.layouts import Item, read_items
 from thinkscale.loading import Extent
-
-Grader = Literal["number", "exact", "choice", "reasoning_gym"]
+from thinkscale.skills import SKILLS
+from thinkscale.skills import Draft as Draft
+from thinkscale.skills import Generated as Generated
+from thinkscale.sources import ConfigError, GymBenchmark, HubBenchmark
+from thinkscale.sources import Grader as Grader
 
 HELD_OUT_SHARE = 0.1
+MAX_IN_VAIN = 5000
+"""Draws without a new problem after which a level counts as used up."""
 MAPPING_LETTERS = "abcde"
 SWAP_LETTERS = "abcde"
 WORD_LENGTH = 4
@@ -40,14 +47,6 @@ class Problem:
     metadata: str = "{}"
     worked: str = ""
     """Worked thinking that leads to the answer; only the training of the ladder reads it."""
-
-
-class Draft(NamedTuple):
-    """A generated problem before it has an identity."""
-
-    question: str
-    worked: str
-    answer: str
 
 
 @dataclass(frozen=True)
@@ -71,20 +70,6 @@ class Benchmark:
     def extent(self) -> Extent:
         """What an experiment file is checked against."""
         return Extent(self.size, self.mean_prompt_tokens)
-
-
-@dataclass(frozen=True)
-class Generated:
-    """A skill of the ladder: draws one problem of a given difficulty."""
-
-    name: str
-    skill: str
-    grader: Grader
-    chance: float
-    levels: tuple[int, ...]
-    version: int
-    mean_prompt_tokens: int
-    draw: Callable[[random.Random, int], Draft]
 
 
 def draw_sum(rng: random.Random, terms: int) -> Draft:
@@ -164,18 +149,26 @@ def training_draft(generated: Generated, rng: random.Random) -> Draft:
 
 def held_out_drafts(generated: Generated, level: int, seed: int) -> Iterator[Draft]:
     """Endless distinct held-out problems of one difficulty; the sequence depends on name, level and seed only."""
-    rng, seen = random.Random(f"{generated.name}/{generated.version}/{level}/{seed}"), set()
-    while True:
+    rng, seen, in_vain = random.Random(f"{generated.name}/{generated.version}/{level}/{seed}"), set[str](), 0
+    while in_vain < MAX_IN_VAIN:
         draft = generated.draw(rng, level)
+        in_vain += 1
         if held_out(draft.question) and draft.question not in seen:
             seen.add(draft.question)
+            in_vain = 0
             yield draft
+    raise ConfigError(f"{generated.name}: level {level} has hardly more than {len(seen)} held-out problems. Ask for fewer.")
 
 
 def benchmarks(catalogue: Catalogue) -> dict[str, Benchmark]:
-    """Every benchmark that an experiment may name: the generated ones and the catalogue's."""
-    known = {name: _from_generated(g) for name, g in GENERATED.items()}
-    return known | {name: _from_hub(name, hub) for name, hub in catalogue.benchmarks.items()}
+    """Every benchmark that an experiment may name: the generated ones and the catalogue's. Raises ConfigError where two have one name."""
+    generated = {name: _from_generated(g) for name, g in (GENERATED | SKILLS).items()}
+    gym = {name: _from_gym(name, g) for name, g in catalogue.gym.items()}
+    files = {name: _from_hub(name, hub) for name, hub in catalogue.benchmarks.items()}
+    double = (gym.keys() & files.keys()) | (generated.keys() & (gym.keys() | files.keys()))
+    if double:
+        raise ConfigError(f"models.yaml: the name '{min(double)}' stands for two benchmarks (generated, gym, benchmarks). Rename one.")
+    return generated | gym | files
 
 
 def _from_generated(generated: Generated) -> Benchmark:
@@ -202,7 +195,27 @@ def _generate(generated: Generated, number: int | None, seed: int) -> list[Probl
 
 def _problem(benchmark: str, draft: Draft, difficulty: float) -> Problem:
     problem_id = digest([benchmark, draft.question, draft.answer])
-    return Problem(problem_id, problem_id, draft.question, draft.answer, difficulty, worked=draft.worked)
+    return Problem(problem_id, problem_id, draft.question, draft.answer, difficulty, metadata=draft.metadata, worked=draft.worked)
+
+
+def _from_gym(name: str, gym: GymBenchmark) -> Benchmark:
+    return Benchmark(
+        name=name,
+        skill=gym.skill,
+        grader=gym.grader,
+        chance=gym.chance,
+        size=None,
+        mean_prompt_tokens=gym.mean_prompt_tokens,
+        identity=lambda seed: gym_identity(gym, seed),
+        load=lambda number, seed: [_of_item(name, item) for item in gym_items(name, gym, number, seed)],
+    )
+
+
+def _of_item(benchmark: str, item: Item) -> Problem:
+    gold = item.answer.strip()
+    problem_id = digest([benchmark, *([item.id] if item.id else []), item.question, gold])
+    cluster_id = digest([benchmark, item.cluster]) if item.cluster else problem_id
+    return Problem(problem_id, cluster_id, item.question, gold, item.difficulty, item.choices, json.dumps(item.metadata or {}))
 
 
 def _from_hub(name: str, hub: HubBenchmark) -> Benchmark:
@@ -213,41 +226,43 @@ def _from_hub(name: str, hub: HubBenchmark) -> Benchmark:
         chance=hub.chance,
         size=hub.problems,
         mean_prompt_tokens=hub.mean_prompt_tokens,
-        identity=lambda seed: f"{hub.source}/{hub.file} at {hub.revision}",
+        identity=lambda seed: _hub_identity(hub),
         load=lambda number, seed: _read_hub(name, hub)[:number],
     )
 
 
-def _read_hub(name: str, hub: HubBenchmark) -> list[Problem]:
-    """All problems of a hub benchmark (or of a local file of the same layout). Raises ConfigError where a row lacks question or answer."""
-    import pandas as pd
+def _hub_identity(hub: HubBenchmark) -> str:
+    """A pinned revision fixes the content; a local file may change under its name, so its content is hashed."""
+    local = [path for file in _files(hub) if (path := FLOWS / hub.source / file).is_file()]
+    if not local:
+        return f"{hub.source}/{hub.file} at {hub.revision}"
+    return f"{' '.join(_files(hub))} sha256 {digest([hashlib.sha256(path.read_bytes()).hexdigest() for path in local])}"
 
-    path = hub_file(hub)
-    frame = pd.read_parquet(path) if path.suffix == ".parquet" else pd.read_json(path, lines=True)
-    absent = {hub.question, hub.answer} - set(frame.columns)
-    if absent:
-        raise ConfigError(f"models.yaml: benchmarks.{name}: {path.name} has no column {sorted(absent)}; it has {list(frame.columns)}.")
-    found, seen = [], set()
-    rows = frame[[hub.question, hub.answer]].fillna("").astype(str)  # a missing answer must not become the text "nan"
-    for index, (question, answer) in enumerate(rows.itertuples(index=False, name=None)):
-        gold = (answer.rsplit(hub.answer_after, 1)[-1] if hub.answer_after else answer).strip()
-        if not question.strip() or not gold:
-            raise ConfigError(f"benchmark {name}, row {index}: empty question or answer.")
-        problem_id = digest([name, question, gold])
-        if problem_id in seen:
+
+def _files(hub: HubBenchmark) -> list[str]:
+    return [hub.file, *([hub.answer_file] if hub.answer_file else [])]
+
+
+def _read_hub(name: str, hub: HubBenchmark) -> list[Problem]:
+    """All problems of a file of the hub or of this disk. Raises ConfigError where a row lacks something or stands there twice."""
+    path, *answers = (hub_file(hub, file) for file in _files(hub))
+    found: dict[str, Problem] = {}
+    for index, item in enumerate(read_items(path, hub, *answers)):
+        problem = _of_item(name, item)
+        if problem.problem_id in found:
             raise ConfigError(f"benchmark {name}, row {index}: the same question and answer stand in an earlier row.")
-        seen.add(problem_id)
-        found.append(Problem(problem_id, problem_id, question, gold, 0.0, metadata=json.dumps({"row": index})))
-    if hub.problems is not None and len(found) != hub.problems:
+        found[problem.problem_id] = problem
+    if len(found) != hub.problems:
         raise ConfigError(
             f"models.yaml: benchmarks.{name}.problems: says {hub.problems}, {path.name} holds {len(found)}. Another revision?"
         )
-    return found
+    # these files are sorted by subject or article: in the order of a hash, the first so many are a fair sample
+    return sorted(found.values(), key=lambda p: p.problem_id) if hub.layout in ("mmlu", "squad") else list(found.values())
 
 
-def hub_file(hub: HubBenchmark) -> Path:
+def hub_file(hub: HubBenchmark, file: str) -> Path:
     """Local path of a benchmark's file, downloaded once at the pinned revision. Raises ConfigError when the hub cannot be reached."""
-    local = FLOWS / hub.source / hub.file
+    local = FLOWS / hub.source / file
     if local.is_file():
         return local
     try:
@@ -255,9 +270,9 @@ def hub_file(hub: HubBenchmark) -> Path:
     except ImportError as e:
         raise ConfigError(f"reading {hub.source} needs huggingface_hub: pip install -e '.[gpu]' or '.[cpu]'.") from e
     try:
-        return Path(hf_hub_download(hub.source, hub.file, repo_type="dataset", revision=hub.revision))
+        return Path(hf_hub_download(hub.source, file, repo_type="dataset", revision=hub.revision))
     except (OSError, ValueError) as e:  # huggingface_hub's errors are OSErrors (network) or ValueErrors (names)
         raise ConfigError(
-            f"cannot read {hub.file} of {hub.source} at {hub.revision or 'the newest revision'} from the hub: {e}. "
+            f"cannot read {file} of {hub.source} at {hub.revision or 'the newest revision'} from the hub: {e}. "
             "Reach the hub once to fill its cache, or set `source` to a local folder that holds the file."
         ) from e

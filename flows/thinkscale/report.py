@@ -20,9 +20,11 @@ from thinkscale.calibration import calibration, confident_before_onset
 from thinkscale.compare import claims, compare, comparison_table, headline
 from thinkscale.compliance import compliance, compliance_table
 from thinkscale.curves import About, skill_curves
-from thinkscale.emergence import Finding, emergence, findings
+from thinkscale.emergence import emergence, findings
 from thinkscale.emergence_plots import emergence_over_size
 from thinkscale.exchange import overall_rate
+from thinkscale.files import put
+from thinkscale.findings import Finding, claimed, page, routes
 from thinkscale.foresight import foresee
 from thinkscale.mend import mend
 from thinkscale.plan import Study, plan
@@ -33,9 +35,6 @@ from thinkscale.summarize import summarize
 from thinkscale.thresholds import thresholds
 
 log = logging.getLogger(__name__)
-
-SHOWN_KEYS = ("axis", "at", "cell_id", "law", "method")
-"""Of a finding's row, what is printed beside it: the rest is said in the sentence."""
 
 PUBLISHED_DRAWS = 2000
 COMPLIANCE_ROWS = 24
@@ -53,15 +52,15 @@ class Analysis:
     claims: pd.DataFrame
     compliance: pd.DataFrame
     """Thinking asked for and spent (`compliance.compliance`)."""
-    findings: tuple[Finding, ...]
-    """What emerges where, in sentences."""
+    findings: dict[str, tuple[Finding, ...]]
+    """Question -> what the tables say to it, in sentences."""
     owed: int
     engines: tuple[str, ...]
     quarantined: tuple[UPath, ...]
 
 
 def analyze(study: Study) -> Analysis:
-    """Summarize, compare, check the claims, look for emergence and plot; writes the tables and the plots.
+    """Summarize, compare, check the claims, look for emergence, forecast and plot; writes the tables and the plots.
 
     Raises: StoreError where nothing is on disk or parts contradict each other.
     """
@@ -79,17 +78,21 @@ def analyze(study: Study) -> Analysis:
     spent = compliance(graded)
     losses = study.store.read("loss").to_pandas().sort_values("params")
     measured = dict(zip(losses["model"], losses["bits_per_byte"], strict=True))
-    concluded = (what_emerges(study, graded, summary, measured), what_was_foreseen(study, graded, measured))
+    appeared = what_emerges(study, graded, summary, measured)
+    foreseen = foresee(graded, {name: b.chance for name, b in study.known.items()}, families(study, measured), PUBLISHED_DRAWS, seed)
     root = study.store.root
     files: tuple[UPath, ...] = (
         accuracy_vs_flops(summary, root / "plots" / "accuracy-vs-flops.png", study.config.asks),
         accuracy_vs_size(summary, root / "plots" / "accuracy-vs-size.png", study.config.asks),
+        *forecasts(foreseen.forecast, root / "plots" / "forecast.png", study.config.asks),
         study.store.write_table("summary", summary),
         study.store.write_table("compliance", spent),
         study.store.write_table("comparison", comparison),
         study.store.write_table("claims", checked),
-        *(figure for part in concluded for figure in part.figures),
-        *(study.store.write_table(name, table) for part in concluded for name, table in part.tables.items()),
+        *appeared.figures,
+        *(study.store.write_table(name, table) for name, table in appeared.tables.items()),
+        study.store.write_table("scaling", foreseen.scaling),
+        study.store.write_table("forecast", foreseen.forecast),
         study.store.write_table("engine", study.store.read("engine").to_pandas().sort_values(["time", "engine_start"])),
     )
     if len(losses):
@@ -99,19 +102,27 @@ def analyze(study: Study) -> Analysis:
     engines = tuple(sorted(graded["engine"].astype(str).unique()))
     best = headline(graded, summary, PUBLISHED_DRAWS, seed)
     rates = overall_rate(graded, summary, PUBLISHED_DRAWS, seed)
-    said = tuple(finding for part in concluded for finding in part.findings)
+    said = {
+        "Which route bought accuracy?": tuple(routes(best)),
+        "What was claimed beforehand?": tuple(claimed(checked)),
+        "What emerges where over size?": appeared.findings,
+        "What would the smaller sizes have told?": tuple(foreseen.findings),
+    }
+    written = root / "findings.md"
+    put(written, page(study.config.name, study.config.asks, said).encode())
+    files += (written,)
     return Analysis(files, best, rates, checked, spent, said, owed, engines, tuple(study.store.quarantined()))
 
 
-class Concluded(NamedTuple):
-    """One part of the conclusions: tables by name, figures that were drawn, findings."""
+class Emerged(NamedTuple):
+    """What is known of emergence: tables by name, figures that were drawn, findings."""
 
     tables: dict[TableName, pd.DataFrame]
     figures: tuple[UPath, ...]
     findings: tuple[Finding, ...]
 
 
-def what_emerges(study: Study, graded: pd.DataFrame, summary: pd.DataFrame, measured: Mapping[str, float]) -> Concluded:
+def what_emerges(study: Study, graded: pd.DataFrame, summary: pd.DataFrame, measured: Mapping[str, float]) -> Emerged:
     """Tables `emergence`, `thresholds`, `calibration`, the figure of skills and loss over size, sentences; writes the figure alone.
 
     Args: measured: bits per byte of models; of the others the catalogue may have it.
@@ -128,32 +139,24 @@ def what_emerges(study: Study, graded: pd.DataFrame, summary: pd.DataFrame, meas
     figure = emergence_over_size(emerged, curves, study.store.root / "plots" / "emergence-over-size.png", "What emerges where over size?")
     tables: dict[TableName, pd.DataFrame] = {"emergence": emerged, "thresholds": thresholds(curves, PUBLISHED_DRAWS, seed)}
     tables["calibration"] = calibration(graded, PUBLISHED_DRAWS, seed)
-    return Concluded(
+    return Emerged(
         tables,
         () if figure is None else (figure,),
         tuple(findings(emerged, curves) + confident_before_onset(tables["calibration"], emerged)),
     )
 
 
-def what_was_foreseen(study: Study, graded: pd.DataFrame, measured: Mapping[str, float]) -> Concluded:
-    """Tables `scaling` and `forecast`, the figure of forecasts, sentences; writes the figure alone.
+def families(study: Study, measured: Mapping[str, float]) -> pd.DataFrame:
+    """Every model of the catalogue whose family is in the experiment: losses of models that were not run are points of a law too.
 
-    Points of the loss's law are all models of the families in the experiment whose loss the catalogue has; or, where losses were measured
-    (`measured`, bits per byte of models), those alone: losses on different texts are not points of one law.
+    Args: measured: bits per byte of models; where there are any, those alone: losses on different texts are not points of one law.
     """
-    known = study.catalogue.models
-    ours = {known[name].family for name in study.config.models}
-    about = {
-        m.name: (m.family, m.params, m.training_tokens, measured.get(m.name) if measured else m.bits_per_byte)
-        for m in known.values()
-        if m.family in ours
-    }
-    models = pd.DataFrame.from_dict(about, orient="index", columns=["family", "params", "training_tokens", "bits_per_byte"])
-    models = models.astype({"training_tokens": float, "bits_per_byte": float})
-    log.info("forecasting the largest size from the smaller ones")
-    seen = foresee(graded, {name: b.chance for name, b in study.known.items()}, models, PUBLISHED_DRAWS, study.config.engine.seed)
-    figures = forecasts(seen.forecast, study.store.root / "plots" / "forecast.png", study.config.asks)
-    return Concluded({"scaling": seen.scaling, "forecast": seen.forecast}, tuple(figures), tuple(seen.findings))
+    ours = {study.catalogue.models[name].family for name in study.config.models}
+    columns = ("family", "params", "training_tokens", "bits_per_byte")
+    models = {m.name: {c: getattr(m, c) for c in columns} for m in study.catalogue.models.values() if m.family in ours}
+    if measured:
+        models = {name: {**about, "bits_per_byte": measured.get(name)} for name, about in models.items()}
+    return pd.DataFrame.from_dict(models, orient="index").astype({"training_tokens": float, "bits_per_byte": float})
 
 
 def planned_rows(study: Study, graded: pd.DataFrame) -> pd.DataFrame:
@@ -176,13 +179,11 @@ def show(analysis: Analysis) -> None:
         console.print(claims_table(analysis.claims))
     if len(analysis.compliance) <= COMPLIANCE_ROWS:
         console.print(compliance_table(analysis.compliance))
-    for title, foreseen in (("What emerges where over size?", False), ("What would the smaller sizes have told?", True)):
-        said = [f for f in analysis.findings if (f.table in ("scaling", "forecast")) == foreseen]
+    for question, said in list(analysis.findings.items())[2:]:  # the first two are the tables above
         if said:
-            console.print(f"[bold]{title}[/bold]")
+            console.print(f"[bold]{question}[/bold]")
         for finding in said:
-            row = ", ".join(str(v) if name == "at" else f"{name}={v}" for name, v in finding.row.items() if name in SHOWN_KEYS)
-            console.print(f"  {escape(finding.text)}" + (f" [dim]({finding.table}.parquet: {row})[/dim]" if row else ""), highlight=False)
+            console.print(f"  {escape(finding.text)} [dim]({finding.table}.parquet)[/dim]", highlight=False)
     if analysis.owed:
         console.print(f"[bold]Not complete:[/bold] {analysis.owed:,} planned answers are owed; the tables hold what is there.")
     if analysis.quarantined:

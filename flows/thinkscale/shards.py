@@ -6,7 +6,7 @@ What it does not do: decide what is owed (`plan`), start engines.
 """
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -17,8 +17,8 @@ import pyarrow.compute as pc
 from thinkscale.config import digest
 from thinkscale.forced import Gold, gold_logprobs
 from thinkscale.generate import TOO_LONG, Answer, AnswerKey, Generator, SampleKey
-from thinkscale.grading import Grade, grade, grader_version
-from thinkscale.problems import Benchmark, Problem
+from thinkscale.grading import Grade, grade_many, grader_version
+from thinkscale.problems import Benchmark, Grader, Problem
 from thinkscale.routes import TraceSet
 from thinkscale.schema import TableName
 from thinkscale.store import Store
@@ -103,11 +103,7 @@ def grade_part(store: Store, name: str, benchmarks: Mapping[str, Benchmark], pro
     columns = ["benchmark", "cell_id", "problem_id", "sample_index", "ended", "answer_text", "answer_finish"]
     answers = store.read_part("answers", name, columns).to_pylist()
     rows = []
-    for answer in answers:
-        benchmark, problem = benchmarks[answer["benchmark"]], problems[answer["problem_id"]]
-        found = grade(benchmark.grader, answer["answer_text"], problem, truncated=answer["answer_finish"] == "length")
-        if answer["answer_finish"] == TOO_LONG:
-            found = Grade(False, 0.0, "too_long", None, None)
+    for answer, grader, found in _graded(answers, benchmarks, problems):
         rows.append(
             {
                 "cell_id": answer["cell_id"],
@@ -119,11 +115,24 @@ def grade_part(store: Store, name: str, benchmarks: Mapping[str, Benchmark], pro
                 "status": found.status,
                 "extracted_answer": found.extracted_answer,
                 "answer_class": found.answer_class,
-                "grader_version": grader_version(benchmark.grader),
+                "grader_version": grader_version(grader),
             }
         )
     store.publish("grades", name, rows, replace=True)
     return sum(row["correct"] for row in rows)
+
+
+def _graded(
+    answers: list[dict[str, Any]], benchmarks: Mapping[str, Benchmark], problems: Mapping[str, Problem]
+) -> Iterator[tuple[dict[str, Any], Grader, Grade]]:
+    """Each answer with its grader and its grade; a part is of one trace set, so of one grader."""
+    for grader in dict.fromkeys(benchmarks[a["benchmark"]].grader for a in answers):
+        some = [a for a in answers if benchmarks[a["benchmark"]].grader == grader]
+        asked = [a for a in some if a["answer_finish"] != TOO_LONG]
+        grades = iter(grade_many(grader, [(a["answer_text"], problems[a["problem_id"]], a["answer_finish"] == "length") for a in asked]))
+        for answer in some:
+            too_long = answer["answer_finish"] == TOO_LONG
+            yield answer, grader, Grade(False, 0.0, "too_long", None, None) if too_long else next(grades)
 
 
 def grade_all(store: Store, benchmarks: Mapping[str, Benchmark]) -> int:

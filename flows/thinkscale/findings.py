@@ -1,0 +1,74 @@
+"""What an analysis found, in sentences: each with its number, the number's interval, and the table row that it is read from.
+
+Why: tables answer whoever knows what to ask; the page says what they hold, so that a reader can go from a sentence to its row.
+What it does not do: compute anything that is not in a table (see `emergence`, `foresight`, `compare`).
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import pandas as pd
+
+
+class Finding(NamedTuple):
+    """A statement in plain words, with its number, the number's interval, and the table row that it is read from."""
+
+    text: str
+    value: float
+    low: float
+    high: float
+    table: str
+    row: dict[str, Any]
+
+    @property
+    def source(self) -> str:
+        """Where to look: table and key."""
+        key = ", ".join(f"{name}={_short(value)}" for name, value in self.row.items())
+        return f"{self.table}.parquet" + (f": {key}" if key else "")
+
+
+def routes(best: pd.DataFrame) -> list[Finding]:
+    """Which route bought accuracy on each skill (see `compare.headline`)."""
+    said = []
+    for row in best[best["num_problems"] > 0].to_dict("records"):
+        what = "beats" if row["low"] > 0 else "loses to" if row["high"] < 0 else "is not shown to differ from"
+        text = f"{row['benchmark']}, {row['route']}: {' '.join(row['small'].split())} {what} {row['big']}"
+        text += f" at {row['cost_ratio']:.2g} of its FLOPs: {_points(row)}."
+        where = {"benchmark": row["benchmark"], "slice": "all"}
+        said.append(Finding(text, row["difference"], row["low"], row["high"], "comparison", where))
+    return said
+
+
+def claimed(checked: pd.DataFrame) -> list[Finding]:
+    """The comparisons that the YAML named beforehand."""
+    said = []
+    for row in checked.to_dict("records"):
+        text = f"{row['claim']} ({row['benchmark']}): {row['verdict']}, {_points(row)}, on {row['num_problems']:.0f} problems."
+        said.append(Finding(text, row["difference"], row["low"], row["high"], "claims", {"claim": row["claim"]}))
+    return said
+
+
+def _points(row: Mapping[Any, Any]) -> str:
+    found = f"{100 * row['difference']:+.1f} points [{100 * row['low']:+.1f}, {100 * row['high']:+.1f}]"
+    return found + (", which holds no difference" if row["low"] <= 0 <= row["high"] else "")
+
+
+def page(title: str, asks: str, sections: Mapping[str, Sequence[Finding]]) -> str:
+    """The findings as Markdown, a section for each question."""
+    lines = [f"# {title}: findings", "", asks, ""]
+    for question, said in sections.items():
+        told = [f"- {f.text}{_number(f)}  \n  `{f.source}`" for f in said] or ["Nothing to say."]
+        lines += [f"## {question}", "", *told, ""]
+    return "\n".join(lines)
+
+
+def _number(finding: Finding) -> str:
+    if math.isnan(finding.value):
+        return ""
+    interval = "" if math.isnan(finding.low) or math.isnan(finding.high) else f" [{_short(finding.low)}, {_short(finding.high)}]"
+    return f" ({_short(finding.value)}{interval})"
+
+
+def _short(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,245 @@
+"""Files of benchmarks: reads their rows, and knows what a problem is made of in the layouts that the field uses.
+
+Why: SQuAD, MMLU or HumanEval come as files whose columns everybody knows; one small function per layout turns a row into a problem, so that
+a benchmark of a known layout is a few lines of YAML. A row that lacks something is an error that names file, row and column: a problem
+must not vanish from a denominator. What it does not do: fetch files (see `problems`), grade.
+"""
+
+import csv
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from thinkscale.config import digest
+from thinkscale.programs import checks
+from thinkscale.sources import ConfigError, HubBenchmark, Layout
+
+Row = dict[str, Any]
+ROW = "row of the file"
+"""Where a layout finds a row's index."""
+
+
+class Item(NamedTuple):
+    """What a row says of its problem."""
+
+    question: str
+    answer: str
+    difficulty: float = 0.0
+    choices: tuple[str, ...] = ()
+    metadata: Row | None = None
+    id: str = ""
+    """The file's own id; empty: question and answer are what tells problems apart."""
+    cluster: str = ""
+    """What problems of one passage share."""
+
+
+class RowError(ValueError):
+    """Something in one row is missing or of the wrong kind."""
+
+
+def read_items(path: Path, hub: HubBenchmark, answers: Path | None = None) -> list[Item]:
+    """Every problem of a file. Raises ConfigError naming the row."""
+    rows, found = _rows(path, hub, answers), list[Item]()
+    ids: dict[str, int] = {}
+    for index, row in enumerate(rows):
+        try:
+            item = LAYOUTS[hub.layout]({**row, ROW: index}, hub)
+            if hub.answer_after:
+                item = item._replace(answer=item.answer.rsplit(hub.answer_after, 1)[-1])
+            if hub.id:
+                item = item._replace(id=_text(row, hub.id))
+            if hub.difficulty:
+                item = item._replace(difficulty=_number(row, hub.difficulty))
+            if not item.question.strip() or not item.answer.strip():
+                raise RowError(f"empty {'answer' if item.question.strip() else 'question'}")
+        except RowError as e:
+            raise ConfigError(f"{path.name}, row {index}: {e}. Mend or remove the row (the file is read as layout '{hub.layout}').") from e
+        if item.id and item.id in ids:
+            raise ConfigError(f"{path.name}, row {index}: id '{item.id}' stands in row {ids[item.id]} too. Ids must differ: mend the file.")
+        ids[item.id] = index
+        found.append(item._replace(metadata={**(item.metadata or {}), "row": index}))
+    return found
+
+
+# --- rows ---
+
+
+def _rows(path: Path, hub: HubBenchmark, answers: Path | None) -> list[Row]:
+    try:
+        if answers is not None:
+            return _aligned(path, answers, hub)
+        if path.suffix == ".parquet":
+            import pyarrow.parquet as pq
+
+            rows: list[Row] = pq.read_table(path).to_pylist()
+        elif path.suffix in (".csv", ".tsv"):
+            with path.open(newline="", encoding="utf-8") as f:
+                if path.suffix == ".csv":
+                    table = csv.DictReader(f, list(hub.columns) or None)
+                else:  # a TSV of the field has no quoting: a quotation mark in it is a quotation mark
+                    table = csv.DictReader(f, list(hub.columns) or None, delimiter="\t", quoting=csv.QUOTE_NONE)
+                rows = [dict(row) for row in table]
+        elif path.suffix == ".json":
+            rows = _flat(json.loads(path.read_text(encoding="utf-8")))
+        else:
+            rows = [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line.strip()]
+    except (ValueError, KeyError, TypeError, OSError, csv.Error) as e:  # pyarrow's errors are ValueErrors and OSErrors
+        raise ConfigError(f"{path.name}: cannot be read as a {path.suffix or 'JSON-lines'} file: {e!r}.") from e
+    if not rows or not all(isinstance(row, dict) for row in rows):
+        raise ConfigError(f"{path.name}: holds no rows of named values.")
+    return rows
+
+
+def _aligned(path: Path, answers: Path, hub: HubBenchmark) -> list[Row]:
+    """Two text files, line by line (FLORES, WMT)."""
+    questions, golds = (p.read_text(encoding="utf-8").rstrip("\n").split("\n") for p in (path, answers))
+    if len(questions) != len(golds):
+        raise ValueError(f"it has {len(questions)} lines and {answers.name} {len(golds)}: they are not the same sentences")
+    return [{hub.question: q, hub.answer: a} for q, a in zip(questions, golds, strict=True)]
+
+
+def _flat(content: Any) -> list[Row]:
+    """Rows of a JSON file: a list, or SQuAD's articles of paragraphs of questions."""
+    if isinstance(content, list):
+        return content
+    rows = []
+    for paragraph in (p for article in content["data"] for p in article["paragraphs"]):
+        for asked in paragraph["qas"]:
+            golds = {"text": [a["text"] for a in asked["answers"]]}
+            rows.append({"context": paragraph["context"], **asked, "answers": golds})
+    return rows
+
+
+def _value(row: Row, column: str) -> Any:
+    """What stands in a column; a dot leads into a nested one."""
+    value: Any = row
+    for part in [column] if column in row else column.split("."):
+        if not isinstance(value, dict) or part not in value:
+            there = ", ".join(str(c) for c in value if c != ROW) if isinstance(value, dict) else "a plain value"
+            raise RowError(f"no column '{column}'; there is {there}")
+        value = value[part]
+    return value
+
+
+def _text(row: Row, column: str) -> str:
+    value = _value(row, column)
+    return "" if value is None or value != value else str(value).strip()  # a missing answer must not become the text "nan"
+
+
+def _number(row: Row, column: str) -> float:
+    text = _text(row, column)
+    try:
+        return float(text)
+    except ValueError as e:
+        raise RowError(f"column '{column}': a number is wanted for the difficulty, found '{text}'") from e
+
+
+def _list(row: Row, column: str) -> list[Any]:
+    value = _value(row, column)
+    if not isinstance(value, (list, tuple)) or not value:
+        raise RowError(f"column '{column}': a list with something in it is wanted, found {value!r}")
+    return list(value)
+
+
+def _size(text: str) -> float:
+    """Words of a text, to the next power of two: few enough levels to slice by."""
+    return float(2 ** math.ceil(math.log2(max(1, len(text.split())))))
+
+
+# --- layouts ---
+
+
+def _columns(row: Row, hub: HubBenchmark) -> Item:
+    question = _value(row, hub.question)
+    return Item("" if question is None else str(question), _text(row, hub.answer))
+
+
+def _parallel(row: Row, hub: HubBenchmark) -> Item:
+    """FLORES, WMT: a sentence and its translation; difficulty = words of the sentence."""
+    source = _text(row, hub.question)
+    return Item(source, _text(row, hub.answer), _size(source), metadata={"correct_from": hub.correct_from})
+
+
+def _squad(row: Row, hub: HubBenchmark) -> Item:
+    """A passage and a question; any of several answers is right; difficulty = words of the passage."""
+    passage, question = _text(row, "context"), _text(row, "question")
+    answers = list(dict.fromkeys(str(a).strip() for a in _list(row, "answers.text")))
+    asked = f"{passage}\n\nQuestion: {question}" if passage and question else ""
+    return Item(asked, answers[0], _size(passage), (), {"answers": answers}, _text(row, "id"), passage)
+
+
+def lettered(question: str, options: list[str]) -> str:
+    """A multiple-choice problem as it is asked."""
+    return "\n".join([question, *(f"{chr(ord('A') + i)}) {option}" for i, option in enumerate(options))])
+
+
+def _choice(question: str, options: list[str], gold: int, **more: Any) -> Item:
+    if not 0 <= gold < len(options) or not all(options):
+        raise RowError(f"answer {gold} of the {len(options)} options {options}: no such option, or an empty one")
+    asked = lettered(question, options) if question else ""
+    return Item(asked, chr(ord("A") + gold), choices=tuple(options), **more)
+
+
+def _mmlu(row: Row, hub: HubBenchmark) -> Item:
+    """It has no ids, and some questions in several subjects: a row is its id, and equal questions are one cluster."""
+    answer = _text(row, "answer")
+    gold = int(answer) if answer.isdigit() else ord(answer.upper()) - ord("A") if len(answer) == 1 else -1
+    return _choice(
+        _text(row, "question"), [str(c).strip() for c in _list(row, "choices")], gold, id=_text(row, ROW), cluster=_text(row, "question")
+    )
+
+
+def _arc(row: Row, hub: HubBenchmark) -> Item:
+    """Labels are letters or, in some rows, digits; they are asked as letters."""
+    labels, key = [str(label) for label in _list(row, "choices.label")], _text(row, "answerKey")
+    options = [str(c).strip() for c in _list(row, "choices.text")]
+    return _choice(_text(row, "question"), options, labels.index(key) if key in labels else -1, id=_text(row, "id"))
+
+
+def _gpqa(row: Row, hub: HubBenchmark) -> Item:
+    """The right answer comes first in the file: options are put in an order that a hash of the question fixes."""
+    question, right = _text(row, "Question"), _text(row, "Correct Answer")
+    options = [right, *(_text(row, f"Incorrect Answer {i}") for i in (1, 2, 3))]
+    order = sorted(range(4), key=lambda i: digest([question, i, options[i]]))
+    return _choice(question, [options[i] for i in order], order.index(0))
+
+
+def _humaneval(row: Row, hub: HubBenchmark) -> Item:
+    """A function's head to be finished, graded by each assertion of its hidden test; difficulty = words of the solution."""
+    prompt, entry_point, solution = str(_value(row, "prompt")), _text(row, "entry_point"), str(_value(row, "canonical_solution"))
+    try:
+        tests = checks(_text(row, "test"), entry_point)
+    except (SyntaxError, ValueError) as e:
+        raise RowError(f"column 'test': {e}") from e
+    metadata = {"prompt": prompt, "entry_point": entry_point, "tests": _some(tests)}
+    return Item(prompt, f"{prompt}{solution}", _size(solution), metadata=metadata, id=_text(row, "task_id"))
+
+
+def _mbpp(row: Row, hub: HubBenchmark) -> Item:
+    """A sentence with the tests shown, as published; difficulty = words of the solution."""
+    tests = [str(t) for t in _list(row, "test_list")]
+    setup = str(row.get("test_setup_code") or "\n".join(row.get("test_imports") or []))
+    said = _text(row, "text" if "text" in row else "prompt")
+    asked = f"{said}\nThe program should pass these tests:\n" + "\n".join(tests) if said else ""
+    solution = _text(row, "code")
+    return Item(asked, solution, _size(solution), (), {"tests": [f"{setup}\n{test}" for test in tests]}, _text(row, "task_id"))
+
+
+def _some(tests: list[str]) -> list[str]:
+    if not tests:
+        raise RowError("column 'test': no assertion in it")
+    return tests
+
+
+LAYOUTS: dict[Layout, Callable[[Row, HubBenchmark], Item]] = {
+    "columns": _columns,
+    "parallel": _parallel,
+    "squad": _squad,
+    "mmlu": _mmlu,
+    "arc": _arc,
+    "gpqa": _gpqa,
+    "humaneval": _humaneval,
+    "mbpp": _mbpp,
+}

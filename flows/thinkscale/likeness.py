@@ -1,0 +1,64 @@
+"""How alike two texts are: token F1 of answers to questions about a passage, chrF of translations.
+
+Why: a grade of right or wrong makes a jump out of what is a slope; these measures give credit for what is nearly right, as the fields that
+use them define them. What it does not do: find the answer in a text (see `extract`), say what is correct (see `grading`).
+"""
+
+import functools
+import re
+import string
+from collections import Counter
+from typing import Any
+
+from thinkscale.sources import ConfigError
+
+_ARTICLE = re.compile(r"\b(?:a|an|the)\b")
+_PUNCTUATION = str.maketrans("", "", string.punctuation)
+_LABEL = re.compile(r"^[\s*_#]*(?:final answer|answer|translation)\b[^\n:]{0,30}:[*_ \t]*", re.IGNORECASE | re.MULTILINE)
+
+
+def normalised(text: str) -> str:
+    """Lower case, no punctuation, no articles, single spaces: SQuAD's own normalisation (Rajpurkar et al. 2016, arXiv:1606.05250).
+
+    An answer that is nothing else keeps its characters, or "the" would equal nothing at all.
+    """
+    short = " ".join(_ARTICLE.sub(" ", text.lower().translate(_PUNCTUATION)).split())
+    return short or text.strip().lower()
+
+
+def token_f1(gold: str, found: str) -> float:
+    """Harmonic mean of precision and recall over the words of two normalised texts."""
+    a, b = gold.split(), found.split()
+    common = sum((Counter(a) & Counter(b)).values())
+    return 2 * common / (len(a) + len(b)) if common else 0.0
+
+
+def chrf(gold: str, found: str) -> float:
+    """Popović's chrF (2015: characters up to 6, beta 2, no words) of one sentence, as sacrebleu computes it, in [0, 1]."""
+    if gold == found:
+        return 1.0
+    return min(1.0, max(0.0, float(_chrf().sentence_score(found, [gold]).score) / 100))
+
+
+@functools.cache
+def _chrf() -> Any:
+    try:
+        from sacrebleu.metrics import CHRF  # only where translations are graded
+    except ImportError as e:
+        raise ConfigError("grading translations needs sacrebleu: pip install -e '.[flows]'.") from e
+    return CHRF()
+
+
+def translation_in(text: str, truncated: bool) -> str | None:
+    """The translation in an answer: what stands after the last label ("Translation:"), else its first line that announces nothing.
+
+    None where there is none; of a text that ran into its cap only a line that was ended counts.
+    """
+    labels = list(_LABEL.finditer(text))
+    if labels:
+        text = text[labels[-1].end() :]
+    lines = text.split("\n")
+    if truncated:
+        lines = lines[:-1]
+    said = (line.strip().strip('*`"\u201c\u201d').strip() for line in lines)
+    return next((" ".join(line.split()) for line in said if line and not line.endswith(":")), None)

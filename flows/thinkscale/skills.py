@@ -1,0 +1,166 @@
+"""Skills whose problems this project generates beside the ladder's three: endless, graded in difficulty, with worked thinking.
+
+Why: what is generated from a seed cannot have been in any training text, and its difficulty is a number that can be turned. Each skill is a
+function of a random generator and a level; `SKILLS` says what it tests and what guessing would get.
+What it does not do: the ladder's own three skills (see `problems`: their content is part of what its results rest on), grade.
+"""
+
+import itertools
+import json
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from thinkscale.sources import Grader
+
+
+class Draft(NamedTuple):
+    """A generated problem before it has an identity."""
+
+    question: str
+    worked: str
+    answer: str
+    metadata: str = "{}"
+    """What its grader needs besides the answer."""
+
+
+@dataclass(frozen=True)
+class Generated:
+    """A generated skill: draws one problem of a given difficulty."""
+
+    name: str
+    skill: str
+    grader: Grader
+    chance: float
+    levels: tuple[int, ...]
+    version: int
+    mean_prompt_tokens: int
+    draw: Callable[[random.Random, int], Draft]
+
+
+# --- in-context learning ---
+
+CIPHER_LETTERS = "abcdefgh"
+CIPHER_LENGTH = 3
+
+
+def draw_cipher(rng: random.Random, examples: int) -> Draft:
+    """A letter-by-letter code that only the examples tell; with more of them a new word may have more letters. Worked: each letter."""
+    code = dict(zip(CIPHER_LETTERS, rng.sample(CIPHER_LETTERS, len(CIPHER_LETTERS)), strict=True))
+    words = ["".join(rng.sample(CIPHER_LETTERS, CIPHER_LENGTH)) for _ in range(examples)]
+    known = sorted(set("".join(words)))
+    asked = words[0]
+    while asked in words:
+        asked = "".join(rng.choices(known, k=CIPHER_LENGTH))
+
+    def coded(word: str) -> str:
+        return "".join(code[letter] for letter in word)
+
+    shown = " ".join(f"{word}>{coded(word)}" for word in words)
+    return Draft(f"{shown} {asked}>", " ".join(f"{letter}>{code[letter]}" for letter in asked), coded(asked))
+
+
+# --- reading comprehension ---
+
+PEOPLE = ("ann", "ben", "cleo", "dan", "eve", "fred", "gus", "hal", "ida", "jim", "kim", "leo", "max", "nina", "otto", "pam", "ray", "sue")
+PLACES = ("attic", "barn", "cave", "dock", "farm", "garden", "hall", "inn", "kitchen", "market", "park", "school")
+CHAINS = 3
+
+
+def draw_passage(rng: random.Random, hops: int) -> Draft:
+    """Who is where, by way of whom: three chains of people in shuffled sentences, one asked after. Worked: the chain, link by link."""
+    people, places = rng.sample(PEOPLE, CHAINS * hops), rng.sample(PLACES, CHAINS)
+    chains = [people[i * hops : (i + 1) * hops] for i in range(CHAINS)]
+    sentences = [f"{chain[-1]} is in the {place}." for chain, place in zip(chains, places, strict=True)]
+    sentences += [f"{a} is with {b}." for chain in chains for a, b in itertools.pairwise(chain)]
+    rng.shuffle(sentences)
+    links = [*chains[0], places[0]]
+    return Draft(f"{' '.join(sentences)} where is {chains[0][0]}?", " ".join(links), places[0])
+
+
+# --- translation into a language that nobody has seen ---
+
+NOUNS = {
+    **{"cat": "miro", "dog": "tavu", "bird": "selu", "fish": "noki", "king": "bara", "child": "peli", "horse": "duno", "wolf": "zagi"},
+    **{"girl": "lemi", "cook": "koru", "bear": "fadu", "tree": "hiso", "ship": "vane", "town": "pogu", "hen": "jalo", "fox": "riza"},
+}
+ADJECTIVES = {"big": "ro", "small": "ki", "red": "su", "old": "ma", "quick": "te", "black": "vo"}
+VERBS = {
+    **{"sees": "galat", "hears": "milat", "feeds": "porat", "follows": "senat", "likes": "turat"},
+    **{"finds": "velat", "leaves": "bonat", "helps": "kifat", "needs": "dulat", "wakes": "resat"},
+}
+TRANSLATED_FROM = 0.99
+
+
+def draw_translation(rng: random.Random, words: int) -> Draft:
+    """English into a toy language: adjectives follow their noun, the object ends in -n, the verb comes last. Worked: word by word."""
+    adjectives = words - 3
+    first = rng.randint(max(0, adjectives - 2), min(2, adjectives))
+    phrases = []
+    for count, noun in zip((first, adjectives - first), rng.sample(sorted(NOUNS), 2), strict=True):
+        phrases.append((rng.sample(sorted(ADJECTIVES), count), noun))
+    verb = rng.choice(sorted(VERBS))
+    subject, obj = (" ".join(["the", *chosen, noun]) for chosen, noun in phrases)
+    (said, who), (also, whom) = ((" ".join(ADJECTIVES[a] for a in chosen), NOUNS[noun]) for chosen, noun in phrases)
+    answer = " ".join(part for part in (who, said, f"{whom}n", also, VERBS[verb]) if part)
+    dictionary = NOUNS | ADJECTIVES | VERBS
+    english = f"{subject} {verb} {obj}"
+    worked = " ".join(f"{word}={dictionary[word]}" for word in english.split() if word != "the")
+    return Draft(english, worked, answer, json.dumps({"correct_from": TRANSLATED_FROM}))
+
+
+# --- code ---
+
+
+class Step(NamedTuple):
+    """One step of a specified function: what is said, and the Python that does it to the list `xs`."""
+
+    said: str
+    code: str
+
+
+STEPS: tuple[Callable[[int], Step], ...] = (
+    lambda n: Step(f"add {n} to each number", f"xs = [x + {n} for x in xs]"),
+    lambda n: Step(f"multiply each number by {n}", f"xs = [x * {n} for x in xs]"),
+    lambda n: Step(f"keep only the numbers greater than {n}", f"xs = [x for x in xs if x > {n}]"),
+    lambda n: Step(f"drop the numbers divisible by {n}", f"xs = [x for x in xs if x % {n} != 0]"),
+    lambda n: Step("sort the numbers in ascending order", "xs = sorted(xs)"),
+    lambda n: Step("reverse the order of the numbers", "xs = xs[::-1]"),
+    lambda n: Step(f"keep only the first {n} numbers", f"xs = xs[:{n}]"),
+    lambda n: Step("replace each number by the sum of all numbers up to it", "xs = [sum(xs[: i + 1]) for i in range(len(xs))]"),
+)
+HIDDEN_TESTS = 8
+
+
+def draw_function(rng: random.Random, steps: int) -> Draft:
+    """A function on lists of integers, specified in words, step by step, with hidden tests. Worked: the steps' code."""
+    chosen = [make(rng.randint(2, 9)) for make in rng.sample(STEPS, steps)]
+    lines = [step.code for step in chosen]
+    said = "; ".join(f"{i}) {step.said}" for i, step in enumerate(chosen, 1))
+    question = (
+        "Write a Python function f(xs) that takes a list of integers, does the following in this order, and returns the resulting "
+        f"list: {said}."
+    )
+    answer = "\n".join(["def f(xs):", *(f"    {line}" for line in lines), "    return xs", ""])
+    calls = [[rng.choices(range(-9, 20), k=size)] for size in (0, 1, *(rng.randint(4, 9) for _ in range(HIDDEN_TESTS - 2)))]
+    expected = [_apply(lines, call[0]) for call in calls]
+    return Draft(question, "\n".join(lines), answer, json.dumps({"entry_point": "f", "calls": calls, "expected": expected}))
+
+
+def _apply(lines: list[str], xs: list[int]) -> Any:
+    """What our own steps make of a list (they are the constants above, not a model's text)."""
+    for line in lines:
+        xs = eval(line.removeprefix("xs = "), {"xs": xs})
+    return xs
+
+
+SKILLS: dict[str, Generated] = {
+    g.name: g
+    for g in (
+        Generated("cipher", "in-context learning", "exact", 1 / len(CIPHER_LETTERS) ** CIPHER_LENGTH, (1, 2, 4, 8), 1, 40, draw_cipher),
+        Generated("passages", "reading comprehension", "f1", 1 / CHAINS, (1, 2, 3, 4), 1, 60, draw_passage),
+        Generated("toy-translation", "translation", "chrf", 0.0, (3, 4, 5, 6, 7), 1, 12, draw_translation),
+        Generated("functions", "code generation", "code", 0.0, (2, 3, 4, 5), 1, 80, draw_function),
+    )
+}

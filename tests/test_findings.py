@@ -1,0 +1,51 @@
+"""The page of findings: sentences agree with their intervals, and each has its row."""
+
+import pandas as pd
+import pytest
+
+from thinkscale.findings import Finding, claimed, page, routes
+
+
+def best(difference, low, high, num_problems=60):
+    row = {"benchmark": "sums", "route": "think longer", "small": "a budget=8 or\nb budget=16", "big": "c budget=0", "cost_ratio": 0.25}
+    return pd.DataFrame([{**row, "difference": difference, "low": low, "high": high, "num_problems": num_problems}])
+
+
+@pytest.mark.parametrize(
+    ("interval", "said"),
+    [
+        ((0.3, 0.2, 0.4), "a budget=8 or b budget=16 beats c budget=0 at 0.25 of its FLOPs: +30.0 points [+20.0, +40.0]."),
+        ((-0.3, -0.4, -0.2), "loses to c budget=0 at 0.25 of its FLOPs: -30.0 points [-40.0, -20.0]."),
+        (
+            (0.1, -0.1, 0.3),
+            "is not shown to differ from c budget=0 at 0.25 of its FLOPs: +10.0 points [-10.0, +30.0], which holds no difference.",
+        ),
+        (
+            (0.1, 0.0, 0.3),
+            "is not shown to differ from c budget=0 at 0.25 of its FLOPs: +10.0 points [+0.0, +30.0], which holds no difference.",
+        ),
+    ],
+)
+def test_what_a_sentence_says_is_what_its_interval_says(interval, said):
+    (finding,) = routes(best(*interval))
+    assert finding.text.endswith(said) and (finding.value, finding.low, finding.high) == interval
+
+
+def test_a_route_without_settings_says_nothing():
+    assert routes(best(float("nan"), float("nan"), float("nan"), 0)) == []
+
+
+def test_a_claim_is_said_with_its_verdict_and_row():
+    row = {"claim": "thinking helps", "benchmark": "sums", "verdict": "not shown", "difference": 0.1, "low": -0.1, "high": 0.3}
+    (finding,) = claimed(pd.DataFrame([{**row, "num_problems": 12}]))
+    assert finding.text == "thinking helps (sums): not shown, +10.0 points [-10.0, +30.0], which holds no difference, on 12 problems."
+    assert finding.source == "claims.parquet: claim=thinking helps"
+
+
+def test_the_page_has_a_section_for_each_question_and_a_row_for_each_sentence():
+    some = Finding("It is so.", 0.5, 0.25, 0.75, "summary", {"k": 1})
+    plain = Finding("Nobody knows.", float("nan"), float("nan"), float("nan"), "forecast", {})
+    text = page("mine", "What?", {"First?": [some, plain], "Second?": []})
+    assert text.startswith("# mine: findings\n\nWhat?\n\n## First?\n")
+    assert "- It is so. (0.5 [0.25, 0.75])  \n  `summary.parquet: k=1`\n- Nobody knows.  \n  `forecast.parquet`\n" in text
+    assert text.endswith("## Second?\n\nNothing to say.\n")

@@ -1,0 +1,242 @@
+"""Files of the field's layouts: read as published, gold answers grade correct, and what is unfit is one error that names the row."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from thinkscale.config import ConfigError
+from thinkscale.grading import grade
+from thinkscale.loading import load_catalogue
+from thinkscale.problems import Benchmark, Problem, benchmarks
+from thinkscale.sources import HubBenchmark
+
+CATALOGUE = load_catalogue()
+
+# Rows made up for this test, in the columns of the real files (names, nesting and types as published).
+HUMANEVAL = {
+    "task_id": "Made/0",
+    "prompt": "from typing import List\n\n\n"
+    'def twice(xs: List[int]) -> List[int]:\n    """Double each.\n    >>> twice([1])\n    [2]\n    """\n',
+    "entry_point": "twice",
+    "canonical_solution": "    return [2 * x for x in xs]\n",
+    "test": "\n\nMETADATA = {'author': 'us'}\n\n\ndef check(candidate):\n    assert candidate([1]) == [2]\n    xs = [1, 2]\n"
+    "    assert candidate(xs) == [2, 4]\n    for i in range(3):\n        assert candidate([i]) == [2 * i]\n\n",
+}
+MBPP = {
+    "task_id": 7,
+    "text": "Write a function to add two numbers.",
+    "code": "def add(a, b):\r\n  return a + b",
+    "test_list": ["assert add(1, 2) == 3", "assert add(0, 0) == 0"],
+    "test_setup_code": "",
+    "challenge_test_list": [],
+}
+SQUAD = [
+    {"id": "a", "title": "T", "context": "The river Ems rises in the hills.", "question": "Where does it rise?",
+     "answers": {"text": ["in the hills", "the hills"], "answer_start": [19, 22]}},
+    {"id": "b", "title": "T", "context": "The river Ems rises in the hills.", "question": "Which river?",
+     "answers": {"text": ["Ems"], "answer_start": [10]}},
+]  # fmt: skip
+GPQA = {
+    "Question": "Which is prime?",
+    "Correct Answer": "7",
+    "Incorrect Answer 1": "8",
+    "Incorrect Answer 2": "9",
+    "Incorrect Answer 3": "10",
+}
+FILES: dict[str, tuple[str, list[dict[str, Any]]]] = {  # benchmark of models.yaml -> the file's ending, rows
+    "gsm8k": ("parquet", [{"question": "One?", "answer": "1 + 1 = <<1+1=2>>2\n#### 2"}, {"question": "A lot?", "answer": "#### 1,200"}]),
+    "math-500": ("jsonl", [
+        {"problem": "Convert.", "solution": "..", "answer": "\\left( 3, \\frac{\\pi}{2} \\right)", "level": 2, "unique_id": "t/1.json"},
+        {"problem": "Name?", "solution": "..", "answer": "\\text{Evelyn}", "level": 5, "unique_id": "t/2.json"},
+    ]),
+    "aime-2024": ("parquet", [{"id": 60, "problem": "Find x.", "answer": "204"}, {"id": 61, "problem": "y?", "answer": "025"}]),
+    "mgsm-de": ("tsv", [{"question": 'Er sagt "zwei". Wie viele?', "answer": "2"}, {"question": "Und nun?", "answer": "1,200"}]),
+    "mmlu": ("parquet", [{"question": "Two?", "subject": "s", "choices": ["1", "2", "3", "4"], "answer": 1}]),
+    "arc-challenge": ("parquet", [
+        {"id": "x", "question": "Wet?", "choices": {"text": ["sand", "sea", "sun"], "label": ["A", "B", "C"]}, "answerKey": "B"},
+        {"id": "y", "question": "Dry?", "choices": {"text": ["sand", "sea", "rain"], "label": ["1", "2", "3"]}, "answerKey": "1"},
+    ]),
+    "gpqa-diamond": ("csv", [GPQA, GPQA | {"Question": "Which is, then,\nprime?"}]),
+    "squad": ("parquet", SQUAD),
+    "wmt14-de-en": ("parquet", [{"translation": {"de": "Das Haus ist rot.", "en": "The house is red."}}]),
+    "humaneval": ("parquet", [HUMANEVAL]),
+    "mbpp": ("jsonl", [MBPP]),
+}  # fmt: skip
+DIFFICULTY = {"math-500": [2, 5], "squad": [8, 8], "wmt14-de-en": [4], "humaneval": [8], "mbpp": [8]}
+
+
+def write(path: Path, rows: list[dict[str, Any]]) -> None:
+    frame = pd.DataFrame(rows)
+    if path.suffix == ".parquet":
+        frame.to_parquet(path)
+    elif path.suffix == ".csv":
+        frame.to_csv(path, index=False)
+    elif path.suffix == ".tsv":
+        path.write_text("".join("\t".join(row.values()) + "\n" for row in rows))
+    else:
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def opened(folder: Path, name: str, rows: list[dict[str, Any]] | None = None, **changes: Any) -> Benchmark:
+    """A benchmark of the catalogue on a file of our own."""
+    ending, shipped = FILES[name]
+    rows = shipped if rows is None else rows
+    changes = {"file": f"test.{ending}", **changes}
+    write(folder / changes["file"], rows)
+    declared = CATALOGUE.benchmarks[name].model_dump() | {"source": str(folder), "revision": None, "problems": len(rows), **changes}
+    hub = HubBenchmark.model_validate({k: v for k, v in declared.items() if v is not None})
+    return benchmarks(CATALOGUE.model_copy(update={"benchmarks": {name: hub}}))[name]
+
+
+def test_every_file_of_the_catalogue_is_tried_here() -> None:
+    assert set(FILES) == set(CATALOGUE.benchmarks)
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_file_as_published_is_read_and_its_gold_answers_grade_correct(tmp_path: Path, name: str) -> None:
+    benchmark = opened(tmp_path, name)
+    found = benchmark.load(None, 0)
+    assert len(found) == len(FILES[name][1]) and len({p.problem_id for p in found}) == len(found)
+    assert [p.difficulty for p in found] == DIFFICULTY.get(name, [0] * len(found))
+    for problem in found:
+        result = grade(benchmark.grader, problem.answer, problem, truncated=False)
+        assert (result.correct, result.partial, result.status) == (True, 1.0, "answered"), problem
+        assert result.answer_class is not None
+
+
+@pytest.mark.parametrize(
+    ("name", "question", "answer"),
+    [
+        ("mmlu", "Two?\nA) 1\nB) 2\nC) 3\nD) 4", "B"),
+        ("arc-challenge", "Wet?\nA) sand\nB) sea\nC) sun", "B"),
+        ("squad", "The river Ems rises in the hills.\n\nQuestion: Where does it rise?", "in the hills"),
+        ("wmt14-de-en", "Das Haus ist rot.", "The house is red."),
+        ("humaneval", HUMANEVAL["prompt"], (HUMANEVAL["prompt"] + HUMANEVAL["canonical_solution"]).strip()),
+        ("mgsm-de", 'Er sagt "zwei". Wie viele?', "2"),
+    ],
+)
+def test_what_a_layout_asks(tmp_path: Path, name: str, question: str, answer: str) -> None:
+    assert (question, answer) in [(p.question, p.answer) for p in opened(tmp_path, name).load(None, 0)]
+
+
+def test_options_stand_in_an_order_that_does_not_give_the_answer_away(tmp_path: Path) -> None:
+    rows = [GPQA | {"Question": f"Which is prime, {i}?"} for i in range(60)]
+    found = opened(tmp_path, "gpqa-diamond", rows).load(None, 0)
+    letters = [p.answer for p in found]
+    assert all(5 <= letters.count(letter) <= 26 for letter in "ABCD")
+    assert all(p.choices["ABCD".index(p.answer)] == "7" for p in found)
+    assert found == opened(tmp_path, "gpqa-diamond", rows).load(None, 0)
+
+
+def test_questions_on_one_passage_are_one_cluster(tmp_path: Path) -> None:
+    first, second = opened(tmp_path, "squad").load(None, 0)
+    assert first.cluster_id == second.cluster_id and first.problem_id != second.problem_id
+
+
+def test_the_first_problems_of_a_file_that_is_sorted_by_subject_are_of_all_subjects(tmp_path: Path) -> None:
+    rows = [{"question": f"{i}?", "subject": f"s{i // 50}", "choices": ["1", "2"], "answer": i % 2} for i in range(200)]
+    benchmark = opened(tmp_path, "mmlu", rows)
+    first = [int(p.question.split("?")[0]) // 50 for p in benchmark.load(40, 0)]
+    assert all(first.count(subject) >= 4 for subject in range(4))
+    assert benchmark.load(None, 0)[:40] == benchmark.load(40, 0)
+
+
+def test_a_question_that_mmlu_asks_twice_is_two_problems_of_one_cluster(tmp_path: Path) -> None:
+    first, second = opened(tmp_path, "mmlu", FILES["mmlu"][1] * 2).load(None, 0)
+    assert first.problem_id != second.problem_id and first.cluster_id == second.cluster_id
+
+
+def test_squad_s_own_nested_file_gives_the_same_problems(tmp_path: Path) -> None:
+    flat = opened(tmp_path, "squad").load(None, 0)
+    asked = [
+        {"id": r["id"], "question": r["question"], "answers": [{"text": t, "answer_start": 0} for t in r["answers"]["text"]]} for r in SQUAD
+    ]
+    content = {"version": "1.1", "data": [{"title": "T", "paragraphs": [{"context": SQUAD[0]["context"], "qas": asked}]}]}
+    benchmark = opened(tmp_path, "squad", file="test.json")
+    (tmp_path / "test.json").write_text(json.dumps(content))
+    assert benchmark.load(None, 0) == flat
+
+
+def test_two_text_files_are_read_line_by_line(tmp_path: Path) -> None:
+    rows = [{"translation": {"de": "a b", "en": "c"}}, {"translation": {"de": "d", "en": "e f"}}]
+    benchmark = opened(tmp_path, "wmt14-de-en", rows, file="de.devtest", answer_file="en.devtest")
+    (tmp_path / "de.devtest").write_text("Ein Haus.\nZwei alte Bäume.\n")
+    (tmp_path / "en.devtest").write_text("A house.\nTwo old trees.\n")
+    assert [(p.question, p.answer, p.difficulty) for p in benchmark.load(None, 0)] == [
+        ("Ein Haus.", "A house.", 2.0),
+        ("Zwei alte Bäume.", "Two old trees.", 4.0),
+    ]
+    (tmp_path / "en.devtest").write_text("A house.\n")
+    with pytest.raises(ConfigError, match=r"2 lines and en\.devtest 1"):
+        benchmark.load(None, 0)
+
+
+def test_a_changed_local_file_is_another_benchmark_and_a_pinned_one_is_named_by_its_revision(tmp_path: Path) -> None:
+    first = opened(tmp_path, "squad").identity(0)
+    assert first == opened(tmp_path, "squad").identity(1)
+    assert first != opened(tmp_path, "squad", SQUAD[:1]).identity(0)
+    pinned = CATALOGUE.benchmarks["gsm8k"]
+    assert benchmarks(CATALOGUE)["gsm8k"].identity(0) == f"openai/gsm8k/main/test-00000-of-00001.parquet at {pinned.revision}"
+
+
+UNFIT: dict[str, tuple[str, list[dict[str, Any]], str]] = {
+    "a missing answer": ("math-500", [FILES["math-500"][1][0] | {"answer": None}], r"row 0: empty answer"),
+    "an empty problem": ("math-500", [FILES["math-500"][1][0], FILES["math-500"][1][1] | {"problem": "  "}], r"row 1: empty question"),
+    "a doubled id": (
+        "math-500",
+        [FILES["math-500"][1][0], FILES["math-500"][1][1] | {"unique_id": "t/1.json"}],
+        r"row 1: id 't/1.json' .*row 0",
+    ),
+    "a doubled row": ("gsm8k", [FILES["gsm8k"][1][0]] * 2, "row 1: the same question and answer"),
+    "no such column": ("gsm8k", [{"question": "x", "solution": "2"}], r"no column 'answer'; there is question, solution"),
+    "a difficulty that is no number": ("math-500", [FILES["math-500"][1][0] | {"level": "hard"}], "a number is wanted for the difficulty"),
+    "no answers": (
+        "squad",
+        [SQUAD[0], SQUAD[1] | {"answers": {"text": [], "answer_start": []}}],
+        r"row 1: column 'answers.text': a list with",
+    ),
+    "an empty passage": ("squad", [SQUAD[0] | {"context": ""}], "empty question"),
+    "an option too few": ("mmlu", [FILES["mmlu"][1][0] | {"answer": 4}], "no such option"),
+    "an empty option": ("mmlu", [FILES["mmlu"][1][0] | {"choices": ["1", "", "3", "4"]}], "or an empty one"),
+    "a label that is none": ("arc-challenge", [FILES["arc-challenge"][1][0] | {"answerKey": "E"}], "no such option"),
+    "an empty distractor": ("gpqa-diamond", [GPQA | {"Incorrect Answer 2": ""}], "or an empty one"),
+    "a test without assertions": ("humaneval", [HUMANEVAL | {"test": "def check(candidate):\n    pass"}], "no assertion"),
+    "a test that is no Python": ("humaneval", [HUMANEVAL | {"test": "def check("}], "column 'test'"),
+    "no check": ("humaneval", [HUMANEVAL | {"test": "assert True"}], "defines no check"),
+    "no tests": ("mbpp", [MBPP | {"test_list": []}], "a list with something in it"),
+    "a translation that is missing": ("wmt14-de-en", [{"translation": {"de": "Haus", "en": ""}}], "row 0: empty answer"),
+    "another language": ("wmt14-de-en", [{"translation": {"fr": "maison", "en": "house"}}], r"no column 'translation.de'; there is"),
+}
+
+
+@pytest.mark.parametrize("case", UNFIT)
+def test_an_unfit_row_is_one_error_that_names_it(tmp_path: Path, case: str) -> None:
+    name, rows, said = UNFIT[case]
+    with pytest.raises(ConfigError, match=said):
+        opened(tmp_path, name, rows).load(None, 0)
+
+
+@pytest.mark.parametrize(
+    ("file", "content"), [("x.jsonl", "{"), ("x.json", "{}"), ("x.json", "[1]"), ("x.parquet", "PAR1"), ("x.jsonl", "")]
+)
+def test_a_broken_file_is_one_error_that_names_it(tmp_path: Path, file: str, content: str) -> None:
+    benchmark = opened(tmp_path, "gsm8k", file=file)
+    (tmp_path / file).write_text(content)
+    with pytest.raises(ConfigError, match=rf"{file}"):
+        benchmark.load(None, 0)
+
+
+def test_a_name_that_stands_for_two_benchmarks_is_an_error() -> None:
+    taken = CATALOGUE.model_copy(update={"benchmarks": {"sums": CATALOGUE.benchmarks["gsm8k"]}})
+    with pytest.raises(ConfigError, match="'sums' stands for two benchmarks"):
+        benchmarks(taken)
+
+
+def test_a_program_with_some_tests_passed_is_worth_their_share(tmp_path: Path) -> None:
+    problem: Problem = opened(tmp_path, "humaneval").load(None, 0)[0]
+    for body, share in (("return [2 * x for x in xs]", 1.0), ("return [2]", 1 / 3), ("return [2, 4][: len(xs)]", 2 / 3), ("pass", 0.0)):
+        result = grade("code", f"    {body}\n\n\ndef other(): pass\n", problem, False)
+        assert result.partial == pytest.approx(share) and result.correct == (share == 1), body
