@@ -11,6 +11,7 @@ from thinkscale import schema
 from thinkscale.compare import ClaimError, claims, compare, comparison_table, headline
 from thinkscale.config import Claim, PointRef
 from thinkscale.estimators import maj_at_k
+from thinkscale.findings import claimed
 from thinkscale.inference import clustered_se, paired_difference, resample
 from thinkscale.report import claims_table
 from thinkscale.summarize import summarize
@@ -205,6 +206,7 @@ def test_published_gsm8k_solutions_give_their_published_difference() -> None:
     console = Console(width=118, record=True, file=open("/dev/null", "w"))  # noqa: SIM115 - the console writes until the end
     console.print(claims_table(table.head(1)))
     assert "at 3.4 × the FLOPs" in (said := console.export_text()) and "not compute-matched" in said
+    assert claimed(table)[0].text.endswith("on 1319 problems, at 3.4 × the FLOPs: not compute-matched.")
     table = table.set_index("claim")
     row = table.loc["verified"]
     # Differences are multiples of 1/1319: an end moves by one or two such steps between seeds, the published draw's as well.

@@ -37,7 +37,7 @@ def test_a_route_without_settings_says_nothing():
 
 def test_a_claim_is_said_with_its_verdict_and_row():
     row = {"claim": "thinking helps", "benchmark": "sums", "verdict": "not shown", "difference": 0.1, "low": -0.1, "high": 0.3}
-    (finding,) = claimed(pd.DataFrame([{**row, "num_problems": 12}]))
+    (finding,) = claimed(pd.DataFrame([{**row, "num_problems": 12, "cost_ratio": float("nan")}]))
     assert finding.text == "thinking helps (sums): not shown, +10.0 points [-10.0, +30.0], which holds no difference, on 12 problems."
     assert finding.source == "claims.parquet: claim=thinking helps"
 

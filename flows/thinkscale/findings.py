@@ -44,8 +44,10 @@ def claimed(checked: pd.DataFrame) -> list[Finding]:
     """The comparisons that the YAML named beforehand."""
     said = []
     for row in checked.to_dict("records"):
-        text = f"{row['claim']} ({row['benchmark']}): {row['verdict']}, {_points(row)}, on {row['num_problems']:.0f} problems."
-        said.append(Finding(text, row["difference"], row["low"], row["high"], "claims", {"claim": row["claim"]}))
+        text = f"{row['claim']} ({row['benchmark']}): {row['verdict']}, {_points(row)}, on {row['num_problems']:.0f} problems"
+        if not math.isnan(row["cost_ratio"]):
+            text += f", at {row['cost_ratio']:.2g} × the FLOPs" + (": not compute-matched" if row["cost_ratio"] > 1 else "")
+        said.append(Finding(text + ".", row["difference"], row["low"], row["high"], "claims", {"claim": row["claim"]}))
     return said
 
 

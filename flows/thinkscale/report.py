@@ -63,7 +63,7 @@ class Analysis:
 
 
 def analyze(study: Study) -> Analysis:
-    """Summarize, compare, check the claims, look for emergence and plot; writes the tables and the plots.
+    """Summarize, compare, check the claims, look for emergence, forecast and plot; writes tables, plots and findings.
 
     Raises: StoreError where nothing is on disk or parts contradict each other.
     """
