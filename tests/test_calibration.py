@@ -80,3 +80,5 @@ def test_who_is_most_often_wrong_and_of_one_mind_is_said_with_its_row() -> None:
         emerged = pd.DataFrame([{**known, "axis": "size", "slice": "all", "onset": onset}])
         (said,) = confident_before_onset(table, emerged)
         assert f"middle, {side} the onset" in said.text and said.value == 1.0 and said.row == {"cell_id": "middle"}
+    (none,) = confident_before_onset(table[table["model"] != "middle"], emerged)
+    assert "no model is shown to be wrong and of one mind" in none.text and none.value == 0

@@ -148,6 +148,15 @@ def test_thresholds_are_where_the_accuracy_is() -> None:
     assert (table[np.isinf(table["threshold"])]["share_never"] > 0.2).all()
 
 
+def test_a_curve_that_falls_back_is_called_a_poor_fit() -> None:
+    graded = made.graded(dataclasses.replace(WORLD, budgets=(0,)))
+    right = graded["model"].isin(["nano-50k", "nano-1m"])
+    relearned = graded.assign(correct=right, correct_unforced=right, answer_class=np.where(right, "gold", "w0"))
+    curves = curves_of(relearned)
+    table = emergence(curves, 100)
+    assert (table["fit_r2"].dropna() < 0.9).all() and "poor fit" in findings(table, curves)[0].text
+
+
 def test_few_sizes_give_an_empty_table_with_all_its_columns() -> None:
     curves = curves_of(made.graded(made.World(models=("nano-12k", "nano-1m"), benchmarks=("sums",), budgets=(0, 8), num_samples=2)))
     assert curves == [] and findings(emergence(curves, 50), curves) == []

@@ -54,6 +54,22 @@ def test_what_cannot_be_known_is_refused(law: Law, why: str) -> None:
     assert np.isnan([verdict.smooth, verdict.mirage, verdict.emergent]).all()
 
 
+@pytest.mark.parametrize(
+    ("means", "label", "why"),
+    [
+        ([0.0, 0.01, 0.7, 0.9, 0.95, 1.0, 1.0], APPARENT, "no granular metric"),
+        ([0.1, 0.25, 0.4, 0.55, 0.7, 0.85, 0.95], "smooth", ""),
+        ([0.0, 0.6, 0.75, 0.8, 0.85, 0.9, 0.95], "smooth", ""),  # no place before the rise: nothing is known of how it began
+        ([0.0, 0.02, 0.8, 0.2, 0.9, 1.0, 1.0], "inconclusive", "accuracy falls by 60% on its way: not one curve"),
+    ],
+    ids=["rises and levels off within three sizes", "even", "the first step", "falls back"],
+)
+def test_shapes_that_a_hinge_does_not_describe(means: list[float], label: str, why: str) -> None:
+    accuracy = (np.arange(400)[:, None] < 400 * np.array(means)).astype(float)
+    (verdict,) = judge([evidence(np.linspace(4, 6, 7), accuracy, 0.0, resample([str(i) for i in range(400)], 300, 0), None)])
+    assert verdict.label == label and verdict.why[:40] == why[:40]
+
+
 def test_a_granular_metric_at_its_ceiling_checks_nothing() -> None:
     x, accuracy, granular = dataclasses.replace(LAWS["emergent, middle"], noise=0.02).answers(0, "partial")
     full = Granular("partial", np.where(np.arange(7) >= 5, 1.0, granular.value), closeness=True)

@@ -16,7 +16,7 @@ import pandas as pd
 
 from thinkscale import schema
 from thinkscale.findings import Finding
-from thinkscale.inference import Floats, Ints, Pools, quantiles
+from thinkscale.inference import Floats, Ints, Pools, Resampling, interval, quantiles
 from thinkscale.summarize import typed
 from thinkscale.tidy import checked
 
@@ -50,7 +50,7 @@ def calibration(graded: pd.DataFrame, draws: int = 1000, seed: int | str = 0) ->
         facts = {name: cell[name].iloc[0] for name in _FACTS}
         draw = pools.get(str(facts["benchmark"]), [str(i) for i in ids], [clusters[i] for i in ids])
         right = cell["correct"].to_numpy(dtype=bool)
-        found = _measures(agreement(problem, cell["answer_class"]), right, problem, draw.weights)
+        found = _measures(agreement(problem, cell["answer_class"]), right, problem, draw)
         table.append({**facts, **found, "num_problems": len(ids), "num_samples": int(n[n >= 2].min())})
     ordered = pd.DataFrame(table, columns=schema.CALIBRATION.names).sort_values(
         ["benchmark", "params", "model", "thinking_budget", "cell_id"]
@@ -75,10 +75,13 @@ def confident_before_onset(table: pd.DataFrame, emerged: pd.DataFrame) -> list[F
         worst = cells.loc[cells["confident_wrong"].idxmax()].to_dict()
         share, low, high = (float(worst[f"confident_wrong{end}"]) for end in ("", "_low", "_high"))
         side = "below" if worst["params"] < row["onset"] else "above"
+        where = f"{row['benchmark']}, thinking budget {row['thinking_budget']:.0f}"
         text = (
-            f"{row['benchmark']}, thinking budget {row['thinking_budget']:.0f}: {worst['model']}, {side} the onset, is most often wrong and"
+            f"{where}: {worst['model']}, {side} the onset, is most often wrong and of one mind: in {share:.0%} [{low:.0%}, {high:.0%}] of"
         )
-        text += f" of one mind: in {share:.0%} [{low:.0%}, {high:.0%}] of its samples half of the others or more agree on a wrong answer."
+        text += " its samples half of the others or more agree on a wrong answer."
+        if low <= 0:
+            text = f"{where}: no model is shown to be wrong and of one mind; at most {high:.0%} of {worst['model']}'s samples are."
         said.append(Finding(text, share, low, high, "calibration", {"cell_id": worst["cell_id"]}))
     return said
 
@@ -96,7 +99,7 @@ def agreement(problem: Ints, answer_class: pd.Series) -> Floats:
     return np.asarray(np.where(code < 0, 0.0, (votes[at] - 1) / others))
 
 
-def _measures(confidence: Floats, right: Any, problem: Ints, weights: Floats) -> dict[str, Any]:
+def _measures(confidence: Floats, right: Any, problem: Ints, draw: Resampling) -> dict[str, Any]:
     """Each number with its interval; a problem counts the same whatever the number of its samples."""
     problems = int(problem.max()) + 1
     share = 1 / np.bincount(problem)[problem]
@@ -105,12 +108,14 @@ def _measures(confidence: Floats, right: Any, problem: Ints, weights: Floats) ->
     def summed(values: Any) -> Floats:
         return np.asarray(np.bincount(at, weights=values * share, minlength=problems * BINS).reshape(problems, BINS), dtype=np.float64)
 
-    everyone = np.vstack([np.full(problems, 1 / problems), weights])  # the first row is the estimate, the others are draws
-    sure, true = everyone @ summed(confidence), everyone @ summed(right)
-    wrong = everyone @ summed((confidence >= CONFIDENT) & ~right).sum(axis=1)
-    several = {"overconfidence": (sure - true).sum(axis=1), "ece": np.abs(sure - true).sum(axis=1), "confident_wrong": wrong}
-    found: dict[str, Any] = {"accuracy": true[0].sum(), "confidence": sure[0].sum()}
-    for name, values in several.items():
-        (low,), (high,) = quantiles(values[None, 1:])
-        found.update({name: values[0], f"{name}_low": low, f"{name}_high": high})
+    everyone = np.vstack([np.full(problems, 1 / problems), draw.weights])  # the first row is the estimate, the others are draws
+    sure, true = summed(confidence), summed(right)
+    error = np.abs(everyone @ (sure - true)).sum(axis=1)
+    (low,), (high,) = quantiles(error[None, 1:])
+    found: dict[str, Any] = {"accuracy": true.sum(axis=1).mean(), "confidence": sure.sum(axis=1).mean()}
+    found.update({"ece": error[0], "ece_low": low, "ece_high": high})
+    wrong = summed((confidence >= CONFIDENT) & ~right).sum(axis=1)
+    for name, value, bounds in (("overconfidence", (sure - true).sum(axis=1), (-1.0, 1.0)), ("confident_wrong", wrong, (0.0, 1.0))):
+        (low,), (high,) = interval(value[:, None], draw, bounds)
+        found.update({name: value.mean(), f"{name}_low": low, f"{name}_high": high})
     return found

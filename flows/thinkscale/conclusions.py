@@ -44,6 +44,7 @@ EMERGENCE = Table(
         Column("onset_high", pa.float64(), "Upper end of its 95 % interval over problems; inf: not known to be reached."),
         Column("width", pa.float64(), "Decades from 10 to 90 % of the rise (at least a quarter of the closest two places).", nullable=True),
         Column("ceiling", pa.float64(), "Where the sigmoid levels off."),
+        Column("fit_r2", pa.float64(), "How well the sigmoid describes the curve; NaN where the onset is off the axis.", nullable=True),
         Column("leaves_chance", pa.float64(), "Where a flat floor turns into a rising line, by the hinge; inf and 0 as in `onset`."),
         Column("leaves_chance_low", pa.float64(), "Lower end of its 95 % interval over problems."),
         Column("leaves_chance_high", pa.float64(), "Upper end of its 95 % interval over problems."),

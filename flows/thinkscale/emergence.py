@@ -18,6 +18,8 @@ from thinkscale.inference import Floats, Pools, interval
 from thinkscale.mirage import Evidence, Verdict, evidence, judge
 from thinkscale.summarize import typed
 
+GOOD = 0.9
+"""R² below which a sigmoid does not describe a curve."""
 _ROW = ("benchmark", "slice", "axis", "at", "prompt", "route", "sampling", "family")
 
 
@@ -36,7 +38,7 @@ def emergence(curves: list[SkillCurve], draws: int = 1000, seed: int | str = 0) 
     for members in _families(shown):  # p-values are adjusted over the skills of one question, not over all questions that can be asked
         for i, verdict in zip(members, judge([weighed[i] for i in members]), strict=True):
             rows[i].update(_judged(verdict))
-    return typed(pd.DataFrame(rows, columns=schema.EMERGENCE.names), schema.EMERGENCE)
+    return typed(pd.DataFrame(rows, columns=schema.EMERGENCE.names).sort_values(list(_ROW)), schema.EMERGENCE)
 
 
 def _evidence(curve: SkillCurve, pools: Pools) -> Evidence:
@@ -69,12 +71,20 @@ def _described(curve: SkillCurve, pools: Pools) -> dict[str, Any]:
         **{"num_places": len(x), "decades": x[-1] - x[0], "num_problems": len(curve.problems)},
         **{"first_value": mean[0], "last_value": mean[-1], "best_value": mean.max()},
         **_three("onset", 10.0**fit.onset),
-        **{"width": fit.width[0] if np.isfinite(fit.onset[0]) else np.nan, "ceiling": fit.ceiling[0]},
+        **{"width": fit.width[0] if np.isfinite(fit.onset[0]) else np.nan, "ceiling": fit.ceiling[0], "fit_r2": _r2(x, mean, fit, floor)},
         **_three("leaves_chance", 10.0**leaves),
         **{"elasticity": slopes[steepest], "elasticity_from": curve.x[steepest], "elasticity_to": curve.x[steepest + 1]},
         **{"linearity": steady.linearity, "breakthroughness": steady.with_noise},
         **_three("curvature", bend),
     }
+
+
+def _r2(x: Floats, mean: Floats, fit: onset.Sigmoid, floor: float) -> float:
+    """Share of the curve's variance that the sigmoid explains; NaN where it has no place on the axis."""
+    if not np.isfinite(fit.onset[0]):
+        return float("nan")
+    left = mean - onset.sigmoid_at(x, float(fit.onset[0]), float(fit.width[0]), float(fit.ceiling[0]), floor)
+    return float(1 - (left**2).sum() / max(float(((mean - mean.mean()) ** 2).sum()), 1e-12))
 
 
 def _least(curve: SkillCurve) -> float:
@@ -172,6 +182,8 @@ def _said(row: dict[str, Any]) -> Finding:
     else:
         text = f"{where}: half-way from chance to a ceiling of {row['ceiling']:.0%} at {_amount(value)} parameters"
         text += f" [{_amount(low)}, {_amount(high)}]"
+        if row["fit_r2"] < GOOD:
+            text += f" (by a poor fit, R² {row['fit_r2']:.2f}: accuracy does not simply rise)"
     kind = f"; {row['label']}" + (f" ({row['why']})" if row["why"] else "")
     return Finding(f"{text}{kind}.", value, low, high, "emergence", {name: row[name] for name in _ROW})
 

@@ -16,7 +16,7 @@ from upath import UPath
 
 from thinkscale import onset
 from thinkscale.curves import SkillCurve
-from thinkscale.emergence import loss_law, shown_over_size
+from thinkscale.emergence import GOOD, loss_law, shown_over_size
 from thinkscale.inference import Pools, interval
 from thinkscale.plots import STYLE, human, save
 
@@ -28,8 +28,8 @@ _LOSS = "tab:red"
 def emergence_over_size(table: pd.DataFrame, curves: list[SkillCurve], path: UPath, title: str = "") -> UPath | None:
     """Draw accuracy over parameters at the smallest and the largest thinking budget, a column for each skill, and write it as PNG.
 
-    Line: the sigmoid with chance as its floor. Dashed: the hinge. Band: 95 % interval of the onset. Below: held-out bits per byte with
-    its power law, where it is known. None where no skill has a curve over size.
+    Line: the sigmoid with chance as its floor, pale where it does not describe the curve. Dashed: the hinge with the same floor. Band:
+    95 % interval of the onset. Below: held-out bits per byte with its power law, where it is known. None without a curve over size.
 
     Args:
         table: from `emergence.emergence`.
@@ -68,31 +68,31 @@ def _skill(axes: Axes, row: dict[str, Any], curve: SkillCurve, colour: str) -> N
     ends = interval(curve.accuracy, curve.draw(Pools(_DRAWS, 0)))
     axes.vlines(curve.x, ends.low, ends.high, color=colour, lw=1)
     axes.plot(curve.x, mean, "o", color=colour, ms=4)
-    x, fine = np.log10(curve.x), np.linspace(np.log10(curve.x[0]), np.log10(curve.x[-1]), 200)
+    x = np.log10(curve.x)
+    fine = np.linspace(x[0], x[-1], 200)
     if np.isfinite(row["width"]):
-        axes.plot(10**fine, onset.sigmoid_at(fine, np.log10(row["onset"]), row["width"], row["ceiling"], chance), color=colour, lw=1.4)
+        fitted = onset.sigmoid_at(fine, np.log10(row["onset"]), row["width"], row["ceiling"], chance)
+        axes.plot(10**fine, fitted, color=colour, lw=1.4, alpha=1.0 if row["fit_r2"] >= GOOD else 0.3)
         low, high = np.clip([row["onset_low"], row["onset_high"]], curve.x[0], curve.x[-1])
         axes.axvspan(low, high, color=colour, alpha=0.12, lw=0)
-    if len(x) >= 3:
-        used = onset.rising(mean, chance)
-        bend = onset.hinge(x[:used], mean[None, :used])
+    if 0 < row["leaves_chance"] < np.inf:
+        used = onset.rising(mean, chance, onset.HALF)
+        past = np.maximum(0, x[:used] - np.log10(row["leaves_chance"]))
+        slope = float(past @ (mean[:used] - chance) / (past @ past))
         shown = fine[fine <= x[used - 1]]
-        start = (mean[:used] - bend.before[0] * x[:used] - bend.change[0] * np.maximum(0, x[:used] - bend.knot[0])).mean()
-        axes.plot(
-            10**shown, start + bend.before[0] * shown + bend.change[0] * np.maximum(0, shown - bend.knot[0]), color=colour, lw=0.9, ls="--"
-        )
+        axes.plot(10**shown, chance + slope * np.maximum(0, shown - np.log10(row["leaves_chance"])), color=colour, lw=0.9, ls="--")
     axes.axhline(chance, color="0.55", lw=1, ls=":", zorder=0)
 
 
 def _finish(axes: Axes, name: str, rows: list[dict[str, Any]]) -> None:
-    axes.set_title(name, fontsize=9.5)
+    axes.set_title(name, fontsize=9.5, pad=8 + 10 * len(rows))
     axes.set_xscale("log")
     axes.set_ylim(-0.02, 1.02)
     axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
     for place, (colour, row) in enumerate(zip(_COLOURS[-len(rows) :], rows, strict=True)):
         where = {np.inf: "no onset", 0.0: "there from the start"}.get(row["onset"], f"onset {human(row['onset'])}")
         text = f"{row['at']}: {where}, {row['label']}"
-        axes.text(0.02, 0.98 - 0.065 * place, text, transform=axes.transAxes, va="top", fontsize=7, color=colour)
+        axes.text(0, 1.02 + 0.05 * (len(rows) - 1 - place), text, transform=axes.transAxes, va="bottom", fontsize=7, color=colour)
 
 
 def _loss(axes: Axes, curve: SkillCurve) -> None:
@@ -111,7 +111,7 @@ def _handles() -> list[Line2D]:
         Line2D([], [], color=low, marker="o", ms=4, ls="", label="smallest thinking budget"),
         Line2D([], [], color=high, marker="o", ms=4, ls="", label="largest thinking budget"),
         Line2D([], [], color="0.3", lw=1.4, label="sigmoid from chance"),
-        Line2D([], [], color="0.3", lw=0.9, ls="--", label="hinge, up to the ceiling"),
+        Line2D([], [], color="0.3", lw=0.9, ls="--", label="hinge from chance, up to half of the rise"),
         Line2D([], [], color="0.3", lw=8, alpha=0.15, label="95 % interval of the onset"),
         Line2D([], [], color="0.55", lw=1, ls=":", label="guessing"),
     ]

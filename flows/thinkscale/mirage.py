@@ -6,8 +6,9 @@ What it does not do: decide with fewer than six places on the axis, or over less
 strongest label is "apparent emergence (metric not checked)".
 
 The rule, on bootstrap draws of problems:
-A  signal: best accuracy more than 0.05 above chance (2.5 % quantile), otherwise nothing is said.
-B  apparent kink: the slope of accuracy over log size rises, to more than three times what it was; places past the ceiling are left out.
+A  signal: best accuracy more than 0.05 above chance (2.5 % quantile), and it does not fall by 0.1 on its way; otherwise nothing is said.
+B  apparent kink: the slope of accuracy over log size rises, to more than three times what it was (places past the ceiling are left out);
+   or half of the whole rise lies between two neighbours, not the first two.
 C  granular kink: G = log loss bends down by more than its mean slope, and a sup-F test of bend against line, whose null has the scatter
    of models in it, gives p < 0.05 after Benjamini-Hochberg over all skills. No kink: the bend is smaller than the mean slope.
 D  forecast: accuracy of the largest from its granular loss (link fitted on the others) within 5 points, and its loss on the others' line.
@@ -30,6 +31,8 @@ Bools = NDArray[np.bool_]
 
 SIZES, DECADES, ADOPTED = 6, 1.5, 0.9
 STEEPER = 3.0
+STEP = 0.5
+FALLEN = 0.1
 WITHIN = 0.05
 _NULL_DRAWS = 4000
 _SEEN = 5
@@ -49,8 +52,8 @@ class Granular:
     def level(self, weights: Floats) -> Floats:
         """G: log of the mean loss (of closeness: of -log of its mean), a row for each row of weights."""
         mean = weights @ self.value
-        with np.errstate(divide="ignore"):
-            return np.asarray(np.log(-np.log(mean) if self.closeness else mean))
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return np.asarray(np.log(np.maximum(-np.log(mean), 0) if self.closeness else mean))
 
     def seen(self) -> Bools:
         """Sizes at which enough problems have a loss, and not all of them a boundless one."""
@@ -119,6 +122,9 @@ def evidence(x: Floats, accuracy: Floats, floor: float, draws: Resampling, granu
     used = rising(mean, floor)
     bend = hinge(x[:used], means[:, :used])
     kink = (bend.change > 0) & (bend.before + bend.change > STEEPER * np.maximum(bend.before, 0))
+    # A curve that has risen and levelled off within a few sizes hides its kink from a hinge, which sees the levelling off
+    steps = np.diff(means, axis=1)
+    kink |= (steps[:, 1:].max(axis=1) > STEP * (means.max(axis=1) - means[:, 0])) & (steps[:, 1:].max(axis=1) > SIGNAL)
     seen = np.zeros(len(x), bool) if granular is None else granular.seen()
     if granular is None or seen.sum() < SIZES:
         unchecked = f"{granular.name} says nothing at all but {seen.sum()} places" if granular else "no granular metric"
@@ -137,8 +143,12 @@ def _refusal(x: Floats, accuracy: Floats, floor: float, draws: Resampling) -> st
         return f"{len(x)} places on the axis, {SIZES} are needed"
     if x[-1] - x[0] < DECADES:
         return f"{x[-1] - x[0]:.1f} decades, {DECADES} are needed"
-    if np.quantile((draws.weights @ accuracy).max(axis=1) - floor, ALPHA / 2) <= SIGNAL:
+    means = draws.weights @ accuracy
+    if np.quantile(means.max(axis=1) - floor, ALPHA / 2) <= SIGNAL:
         return "below floor"
+    fallen = (np.maximum.accumulate(means, axis=1) - means).max(axis=1)
+    if np.quantile(fallen, ALPHA / 2) > FALLEN:
+        return f"accuracy falls by {np.median(fallen):.0%} on its way: not one curve"
     return ""
 
 

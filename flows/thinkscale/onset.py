@@ -19,6 +19,8 @@ SIGNAL = 0.05
 """Accuracy above chance from which a skill counts as there at all."""
 CEILING = 0.95
 """Share of the best accuracy above chance from which on more of the axis has nothing left to show."""
+HALF = 0.5
+"""Share of it up to which a rise from chance is taken for a line."""
 _LOGIT_90 = 4.394  # 10-90 % width of a logistic curve of unit slope
 _BLOCK = 50  # rows at once: in the processor's cache, and too small for the linear algebra to start threads
 _TIE = 1e-5  # squared error that does not count: of fits as good as each other the widest is taken
@@ -71,14 +73,17 @@ def sigmoid_at(x: Floats, onset: float, width: float, ceiling: float, floor: flo
 
 
 def leaves_floor(x: Floats, y: Floats, floor: float) -> Floats:
-    """Where a flat floor turns into a rising line: y = floor + slope * max(0, x - knot), of each row, up to its ceiling.
+    """Where a flat floor turns into a rising line: y = floor + slope * max(0, x - knot), of each row, up to half of its height.
 
-    Places after the first that reaches `CEILING` of the row's best are left out. -inf: it has left before the first x; inf: never.
+    Places after the first that reaches `HALF` of the row's best are left out: a curve that levels off would pull the knot away. Where one
+    place alone has risen, the knot may be anywhere after the place before it, and the earliest is given. -inf: it has left before the
+    first x (and is more than `SIGNAL` above chance there); inf: never.
     """
     span = x[-1] - x[0]
-    knots = np.linspace(x[-1] - span / 200, x[0] - span / 2, 151)
-    best, _ = _best(np.maximum(0, x[:, None] - knots), y - floor, _rising(y, floor), np.inf)
-    knot = np.where(knots[best] < x[0] - 1e-9, -np.inf, knots[best])
+    knots = np.linspace(x[0] - span / 2, x[-1] - span / 200, 151)  # earliest first
+    best, _ = _best(np.maximum(0, x[:, None] - knots), y - floor, _rising(y, floor, HALF), np.inf)
+    before = np.where(y[:, 0] - floor > SIGNAL, -np.inf, x[0])
+    knot = np.where(knots[best] < x[0] - 1e-9, before, knots[best])
     return np.asarray(np.where((y - floor).max(axis=1) <= SIGNAL, np.inf, knot))
 
 
@@ -108,16 +113,16 @@ def _best(basis: Floats, above: Floats, used: Floats | None, most: float) -> tup
     return best, height
 
 
-def _rising(y: Floats, floor: float) -> Floats:
-    """1 up to and with the first place that reaches the ceiling, and for the first three places at least; then 0."""
-    reached = y - floor >= CEILING * (y - floor).max(axis=1, keepdims=True)
+def _rising(y: Floats, floor: float, share: float) -> Floats:
+    """1 up to and with the first place that reaches this share of the row's best, and for the first three places at least; then 0."""
+    reached = y - floor >= share * (y - floor).max(axis=1, keepdims=True)
     first = np.argmax(reached, axis=1)
     return np.asarray(np.arange(y.shape[1]) <= np.maximum(first, 2)[:, None], dtype=np.float64)
 
 
-def rising(y: Floats, floor: float) -> int:
-    """How many places of one curve come before more of the axis has nothing left to show."""
-    return int(_rising(y[None, :], floor).sum())
+def rising(y: Floats, floor: float, share: float = CEILING) -> int:
+    """How many places of one curve there are up to the first that reaches this share of its best above chance; three at least."""
+    return int(_rising(y[None, :], floor, share).sum())
 
 
 def hinge(x: Floats, y: Floats) -> Hinge:

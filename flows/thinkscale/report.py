@@ -36,6 +36,9 @@ from thinkscale.thresholds import thresholds
 
 log = logging.getLogger(__name__)
 
+SHOWN_KEYS = ("axis", "at", "cell_id", "law", "method")
+"""Of a finding's row, what is printed beside it: the rest is said in the sentence."""
+
 PUBLISHED_DRAWS = 2000
 COMPLIANCE_ROWS = 24
 """More cells than this are not printed; compliance.parquet has them all."""
@@ -60,7 +63,7 @@ class Analysis:
 
 
 def analyze(study: Study) -> Analysis:
-    """Summarize, compare, check the claims, look for emergence, forecast and plot; writes the tables and the plots.
+    """Summarize, compare, check the claims, look for emergence and plot; writes the tables and the plots.
 
     Raises: StoreError where nothing is on disk or parts contradict each other.
     """
@@ -78,21 +81,17 @@ def analyze(study: Study) -> Analysis:
     spent = compliance(graded)
     losses = study.store.read("loss").to_pandas().sort_values("params")
     measured = dict(zip(losses["model"], losses["bits_per_byte"], strict=True))
-    appeared = what_emerges(study, graded, summary, measured)
-    foreseen = foresee(graded, {name: b.chance for name, b in study.known.items()}, families(study, measured), PUBLISHED_DRAWS, seed)
+    concluded = (what_emerges(study, graded, summary, measured), what_was_foreseen(study, graded, measured))
     root = study.store.root
     files: tuple[UPath, ...] = (
         accuracy_vs_flops(summary, root / "plots" / "accuracy-vs-flops.png", study.config.asks),
         accuracy_vs_size(summary, root / "plots" / "accuracy-vs-size.png", study.config.asks),
-        *forecasts(foreseen.forecast, root / "plots" / "forecast.png", study.config.asks),
         study.store.write_table("summary", summary),
         study.store.write_table("compliance", spent),
         study.store.write_table("comparison", comparison),
         study.store.write_table("claims", checked),
-        *appeared.figures,
-        *(study.store.write_table(name, table) for name, table in appeared.tables.items()),
-        study.store.write_table("scaling", foreseen.scaling),
-        study.store.write_table("forecast", foreseen.forecast),
+        *(figure for part in concluded for figure in part.figures),
+        *(study.store.write_table(name, table) for part in concluded for name, table in part.tables.items()),
         study.store.write_table("engine", study.store.read("engine").to_pandas().sort_values(["time", "engine_start"])),
     )
     if len(losses):
@@ -102,27 +101,25 @@ def analyze(study: Study) -> Analysis:
     engines = tuple(sorted(graded["engine"].astype(str).unique()))
     best = headline(graded, summary, PUBLISHED_DRAWS, seed)
     rates = overall_rate(graded, summary, PUBLISHED_DRAWS, seed)
-    said = {
-        "Which route bought accuracy?": tuple(routes(best)),
-        "What was claimed beforehand?": tuple(claimed(checked)),
-        "What emerges where over size?": appeared.findings,
-        "What would the smaller sizes have told?": tuple(foreseen.findings),
-    }
+    said = {"Which route bought accuracy?": tuple(routes(best)), "What was claimed beforehand?": tuple(claimed(checked))}
+    said |= {part.question: part.findings for part in concluded}
     written = root / "findings.md"
     put(written, page(study.config.name, study.config.asks, said).encode())
     files += (written,)
     return Analysis(files, best, rates, checked, spent, said, owed, engines, tuple(study.store.quarantined()))
 
 
-class Emerged(NamedTuple):
-    """What is known of emergence: tables by name, figures that were drawn, findings."""
+class Concluded(NamedTuple):
+    """One part of the conclusions: tables by name, figures that were drawn, findings."""
+
+    question: str
 
     tables: dict[TableName, pd.DataFrame]
     figures: tuple[UPath, ...]
     findings: tuple[Finding, ...]
 
 
-def what_emerges(study: Study, graded: pd.DataFrame, summary: pd.DataFrame, measured: Mapping[str, float]) -> Emerged:
+def what_emerges(study: Study, graded: pd.DataFrame, summary: pd.DataFrame, measured: Mapping[str, float]) -> Concluded:
     """Tables `emergence`, `thresholds`, `calibration`, the figure of skills and loss over size, sentences; writes the figure alone.
 
     Args: measured: bits per byte of models; of the others the catalogue may have it.
@@ -139,24 +136,34 @@ def what_emerges(study: Study, graded: pd.DataFrame, summary: pd.DataFrame, meas
     figure = emergence_over_size(emerged, curves, study.store.root / "plots" / "emergence-over-size.png", "What emerges where over size?")
     tables: dict[TableName, pd.DataFrame] = {"emergence": emerged, "thresholds": thresholds(curves, PUBLISHED_DRAWS, seed)}
     tables["calibration"] = calibration(graded, PUBLISHED_DRAWS, seed)
-    return Emerged(
+    return Concluded(
+        "What emerges where over size?",
         tables,
         () if figure is None else (figure,),
         tuple(findings(emerged, curves) + confident_before_onset(tables["calibration"], emerged)),
     )
 
 
-def families(study: Study, measured: Mapping[str, float]) -> pd.DataFrame:
-    """Every model of the catalogue whose family is in the experiment: losses of models that were not run are points of a law too.
+def what_was_foreseen(study: Study, graded: pd.DataFrame, measured: Mapping[str, float]) -> Concluded:
+    """Tables `scaling` and `forecast`, the figure of forecasts, sentences; writes the figure alone.
 
-    Args: measured: bits per byte of models; where there are any, those alone: losses on different texts are not points of one law.
+    Points of the loss's law are all models of the families in the experiment whose loss the catalogue has; or, where losses were measured
+    (`measured`, bits per byte of models), those alone: losses on different texts are not points of one law.
     """
-    ours = {study.catalogue.models[name].family for name in study.config.models}
-    columns = ("family", "params", "training_tokens", "bits_per_byte")
-    models = {m.name: {c: getattr(m, c) for c in columns} for m in study.catalogue.models.values() if m.family in ours}
-    if measured:
-        models = {name: {**about, "bits_per_byte": measured.get(name)} for name, about in models.items()}
-    return pd.DataFrame.from_dict(models, orient="index").astype({"training_tokens": float, "bits_per_byte": float})
+    known = study.catalogue.models
+    ours = {known[name].family for name in study.config.models}
+    about = {
+        m.name: (m.family, m.params, m.training_tokens, measured.get(m.name) if measured else m.bits_per_byte)
+        for m in known.values()
+        if m.family in ours
+    }
+    models = pd.DataFrame.from_dict(about, orient="index", columns=["family", "params", "training_tokens", "bits_per_byte"])
+    models = models.astype({"training_tokens": float, "bits_per_byte": float})
+    log.info("forecasting the largest size from the smaller ones")
+    seen = foresee(graded, {name: b.chance for name, b in study.known.items()}, models, PUBLISHED_DRAWS, study.config.engine.seed)
+    figures = forecasts(seen.forecast, study.store.root / "plots" / "forecast.png", study.config.asks)
+    tables: dict[TableName, pd.DataFrame] = {"scaling": seen.scaling, "forecast": seen.forecast}
+    return Concluded("What would the smaller sizes have told?", tables, tuple(figures), tuple(seen.findings))
 
 
 def planned_rows(study: Study, graded: pd.DataFrame) -> pd.DataFrame:
@@ -183,7 +190,8 @@ def show(analysis: Analysis) -> None:
         if said:
             console.print(f"[bold]{question}[/bold]")
         for finding in said:
-            console.print(f"  {escape(finding.text)} [dim]({finding.table}.parquet)[/dim]", highlight=False)
+            row = ", ".join(str(v) if name == "at" else f"{name}={v}" for name, v in finding.row.items() if name in SHOWN_KEYS)
+            console.print(f"  {escape(finding.text)}" + (f" [dim]({finding.table}.parquet: {row})[/dim]" if row else ""), highlight=False)
     if analysis.owed:
         console.print(f"[bold]Not complete:[/bold] {analysis.owed:,} planned answers are owed; the tables hold what is there.")
     if analysis.quarantined:

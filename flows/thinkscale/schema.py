@@ -10,18 +10,7 @@ from thinkscale.columns import POINT, TRACE_SET, Column, Table, TableName, id_ty
 from thinkscale.conclusions import CALIBRATION, EMERGENCE, THRESHOLDS
 from thinkscale.extrapolations import FORECAST, SCALING
 
-__all__ = [
-    "CALIBRATION",
-    "EMERGENCE",
-    "FORECAST",
-    "SCALING",
-    "SCHEMA_VERSION",
-    "TABLES",
-    "THRESHOLDS",
-    "Column",
-    "Table",
-    "TableName",
-]  # also those declared elsewhere
+__all__ = ["CALIBRATION", "EMERGENCE", "FORECAST", "SCALING", "SCHEMA_VERSION", "TABLES", "THRESHOLDS", "Column", "Table", "TableName"]
 
 SCHEMA_VERSION = 2
 """2: columns that are null in parts of version 1 (`Column.since`), which can be read as ever."""
@@ -354,6 +343,6 @@ CLAIMS = Table(
     ),
 )
 
-RAW = (PROBLEMS, SAMPLES, ANSWERS, GRADES, ENGINE, LOSS)
-DERIVED = (SUMMARY, COMPLIANCE, COMPARISON, CLAIMS, EMERGENCE, THRESHOLDS, CALIBRATION, SCALING, FORECAST)
-TABLES: dict[str, Table] = {t.name: t for t in (*RAW, *DERIVED)}
+_DRAWN = (PROBLEMS, SAMPLES, ANSWERS, GRADES, ENGINE, LOSS)
+_COMPUTED = (SUMMARY, COMPLIANCE, COMPARISON, CLAIMS, EMERGENCE, THRESHOLDS, CALIBRATION, SCALING, FORECAST)
+TABLES: dict[str, Table] = {t.name: t for t in (*_DRAWN, *_COMPUTED)}

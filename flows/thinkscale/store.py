@@ -171,10 +171,9 @@ class Store:
             found = file.read(columns=[name for name in schema.names if name not in later])
             for field in [f for f in schema if f.name in later]:
                 found = found.append_column(field, pa.nulls(found.num_rows, field.type))
-            found = found.select(schema.names).cast(schema)
             if found.num_rows != meta.get("rows"):
                 raise _Foreign(f"it has {found.num_rows} rows and says {meta.get('rows')}")
-            return found
+            return found.select(schema.names).cast(schema)
 
     def set_aside(self, table: TableName, path: UPath, why: str) -> None:
         """Move a part to `quarantine/` and say so; what it held is owed. Grades of set-aside answers go, they can be made again.

@@ -38,7 +38,7 @@ def thresholds(curves: list[SkillCurve], draws: int = 1000, seed: int | str = 0)
     """
     pools = Pools(draws, seed)
     rows = [row for curve in curves for row in _rows(curve, pools)]
-    return typed(pd.DataFrame(rows, columns=schema.THRESHOLDS.names), schema.THRESHOLDS)
+    return typed(pd.DataFrame(rows, columns=schema.THRESHOLDS.names).sort_values(list(schema.THRESHOLDS.key)), schema.THRESHOLDS)
 
 
 def _rows(curve: SkillCurve, pools: Pools) -> list[dict[str, Any]]:
