@@ -3,7 +3,7 @@
 import pandas as pd
 import pytest
 
-from thinkscale.findings import Finding, claimed, page, routes
+from thinkscale.findings import Finding, claimed, page, routes, won
 
 
 def best(difference, low, high, num_problems=60):
@@ -33,6 +33,22 @@ def test_what_a_sentence_says_is_what_its_interval_says(interval, said):
 
 def test_a_route_without_settings_says_nothing():
     assert routes(best(float("nan"), float("nan"), float("nan"), 0)) == []
+
+
+def test_who_wins_is_said_run_by_run_over_the_axis_of_compute():
+    rows = [(1.0, "smaller", 0.5), (2.0, "smaller", 0.4), (4.0, "undecided", 0.0), (8.0, "bigger", -0.2)]
+    table = pd.DataFrame(
+        [
+            {"benchmark": "sums", "slice": "all", "budget_flops": b, "winner": w, "difference": d, "low": d - 0.1, "high": d + 0.1}
+            for b, w, d in rows
+        ]
+    )
+    (finding,) = won(pd.concat([table, table.assign(slice="difficulty=1")]))
+    assert finding.text == (
+        "sums: of budgets in FLOPs per problem, a smaller model wins from 1 to 2, neither is shown to win from 4 to 4, "
+        "the biggest model wins from 8 to 8; at the largest -20.0 points [-30.0, -10.0]."
+    )
+    assert finding.row["budget_flops"] == 8.0 and finding.value == -0.2
 
 
 def test_a_claim_is_said_with_its_verdict_and_row():

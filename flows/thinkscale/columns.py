@@ -19,6 +19,8 @@ TableName = Literal[
     "summary",
     "compliance",
     "comparison",
+    "regions",
+    "membership",
     "claims",
     "emergence",
     "thresholds",

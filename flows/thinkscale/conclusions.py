@@ -143,3 +143,38 @@ CALIBRATION = Table(
         Column("num_samples", pa.int32(), "Fewest samples of any of them."),
     ),
 )
+
+REGIONS = Table(
+    "regions",
+    "one row per benchmark, slice and budget of FLOPs: the best that smaller models do for it against the best of the biggest one",
+    ("benchmark", "slice", "budget_flops"),
+    (
+        *_CURVE[:1],
+        Column("slice", pa.string(), "Which problems: `all`, or `difficulty=3`."),
+        Column("budget_flops", pa.float64(), "FLOPs per problem that a strategy (model, thinking budget, votes) may cost at most."),
+        Column("num_problems", pa.int32(), "Problems that all cells share."),
+        Column(
+            "small_value", pa.float64(), "Accuracy of the smaller models' best strategy, chosen on other problems than it is scored on."
+        ),
+        Column("big_value", pa.float64(), "The same of the biggest model."),
+        Column("difference", pa.float64(), "`small_value - big_value`, paired by problem."),
+        Column("low", pa.float64(), "Lower end of its 95 % interval over problems."),
+        Column("high", pa.float64(), "Upper end of its 95 % interval over problems."),
+        Column("win", pa.float64(), "Share of bootstrap draws in which the smaller side is ahead (level draws count half)."),
+        Column("winner", pa.string(), "`smaller` from `win` .95 on, `bigger` up to .05, else `undecided`."),
+    ),
+)
+
+MEMBERSHIP = Table(
+    "membership",
+    "one row per point: how often it stands on its frontier",
+    ("cell_id", "slice", "metric", "k"),
+    (
+        Column("cell_id", pa.string(), "Hash of trace set and thinking budget."),
+        *_CURVE[:1],
+        Column("slice", pa.string(), "Which problems: `all`, or `difficulty=3`."),
+        Column("metric", pa.string(), "As in `summary`."),
+        Column("k", pa.int32(), "As in `summary`."),
+        Column("membership", pa.float64(), "Share of bootstrap draws in which no point as cheap is as good (see `summary.frontier`)."),
+    ),
+)

@@ -10,6 +10,8 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
+_WINNERS = {"smaller": "a smaller model wins", "bigger": "the biggest model wins", "undecided": "neither is shown to win"}
+
 
 class Finding(NamedTuple):
     """A statement in plain words, with its number, the number's interval, and the table row that it is read from."""
@@ -40,6 +42,25 @@ def routes(best: pd.DataFrame) -> list[Finding]:
     return said
 
 
+def won(regions: pd.DataFrame) -> list[Finding]:
+    """Who wins where on the axis of compute (see `regions.win_regions`), over all problems of each benchmark."""
+    said = []
+    whole = regions[regions["slice"] == "all"].sort_values("budget_flops")
+    for benchmark, group in whole.groupby("benchmark", sort=True):
+        runs = (group["winner"] != group["winner"].shift()).cumsum()
+        parts = []
+        for _, run in group.groupby(runs, sort=True):
+            who = {"smaller": "a smaller model wins", "bigger": "the biggest model wins"}.get(
+                run["winner"].iloc[0], "neither is shown to win"
+            )
+            parts.append(f"{who} from {run['budget_flops'].iloc[0]:.2g} to {run['budget_flops'].iloc[-1]:.2g}")
+        last = group.iloc[-1]
+        text = f"{benchmark}: of budgets in FLOPs per problem, {', '.join(parts)}; at the largest {_points(last)}."
+        where = {"benchmark": benchmark, "slice": "all", "budget_flops": float(last["budget_flops"])}
+        said.append(Finding(text, float(last["difference"]), float(last["low"]), float(last["high"]), "regions", where))
+    return said
+
+
 def claimed(checked: pd.DataFrame) -> list[Finding]:
     """The comparisons that the YAML named beforehand."""
     said = []
@@ -51,7 +72,7 @@ def claimed(checked: pd.DataFrame) -> list[Finding]:
     return said
 
 
-def _points(row: Mapping[Any, Any]) -> str:
+def _points(row: Any) -> str:
     found = f"{100 * row['difference']:+.1f} points [{100 * row['low']:+.1f}, {100 * row['high']:+.1f}]"
     return found + (", which holds no difference" if row["low"] <= 0 <= row["high"] else "")
 

@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from thinkscale import schema
 from thinkscale.inference import Floats, Pools, Resampling, generator, interval
-from thinkscale.summarize import Cell, Point, deployable, kind, measure, slices
+from thinkscale.summarize import Cell, Point, deployable, kind, measure, slices, typed
 
 SPLITS = 50
 SURE = 0.95
@@ -42,11 +43,11 @@ def win_regions(graded: pd.DataFrame, summary: pd.DataFrame, num_budgets: int = 
             row |= {"small_value": sides[0].mean(), "big_value": sides[1].mean(), "difference": gap.mean()}
             row |= {"low": float(ends.low[0]), "high": float(ends.high[0]), "win": win}
             rows.append({**row, "winner": "smaller" if win >= SURE else "bigger" if win <= 1 - SURE else "undecided"})
-    return pd.DataFrame(rows)
+    return typed(pd.DataFrame(rows, columns=schema.REGIONS.names), schema.REGIONS)
 
 
 def frontier_membership(graded: pd.DataFrame, summary: pd.DataFrame, draws: int = 1000, seed: int = 0) -> pd.DataFrame:
-    """The share of bootstrap draws in which each point stands on its frontier: cell_id, slice, metric, k, membership.
+    """The share of bootstrap draws in which each point stands on its frontier (`schema.MEMBERSHIP`).
 
     As `summary.frontier`: no point of the same benchmark, slice and kind is at most as dear and at least as good. All points are drawn
     together, over the problems that all of them share.
@@ -62,7 +63,8 @@ def frontier_membership(graded: pd.DataFrame, summary: pd.DataFrame, draws: int 
             part = points.iloc[mine][["cell_id", "slice", "metric", "k"]]
             on = _on_frontier(points["cost_flops"].to_numpy()[mine], replicates[:, mine])
             rows.append(part.assign(benchmark=benchmark, membership=on.mean(axis=0)))
-    return pd.concat(rows, ignore_index=True) if rows else pd.DataFrame()
+    found = pd.concat(rows, ignore_index=True) if rows else pd.DataFrame(columns=schema.MEMBERSHIP.names)
+    return typed(found, schema.MEMBERSHIP)
 
 
 def _on_frontier(cost: Floats, values: Floats) -> Floats:

@@ -24,11 +24,12 @@ from thinkscale.emergence import emergence, findings
 from thinkscale.emergence_plots import emergence_over_size
 from thinkscale.exchange import overall_rate
 from thinkscale.files import put
-from thinkscale.findings import Finding, claimed, page, routes
+from thinkscale.findings import Finding, claimed, page, routes, won
 from thinkscale.foresight import foresee
 from thinkscale.mend import mend
 from thinkscale.plan import Study, plan
 from thinkscale.plots import accuracy_vs_flops, accuracy_vs_size, forecasts
+from thinkscale.regions import frontier_membership, win_regions
 from thinkscale.schema import TableName
 from thinkscale.store import StoreError, read_graded
 from thinkscale.summarize import summarize
@@ -81,7 +82,11 @@ def analyze(study: Study) -> Analysis:
     spent = compliance(graded)
     losses = study.store.read("loss").to_pandas().sort_values("params")
     measured = dict(zip(losses["model"], losses["bits_per_byte"], strict=True))
-    concluded = (what_emerges(study, graded, summary, measured), what_was_foreseen(study, graded, measured))
+    concluded = (
+        who_wins(graded, summary, seed),
+        what_emerges(study, graded, summary, measured),
+        what_was_foreseen(study, graded, measured),
+    )
     root = study.store.root
     files: tuple[UPath, ...] = (
         accuracy_vs_flops(summary, root / "plots" / "accuracy-vs-flops.png", study.config.asks),
@@ -117,6 +122,14 @@ class Concluded(NamedTuple):
     tables: dict[TableName, pd.DataFrame]
     figures: tuple[UPath, ...]
     findings: tuple[Finding, ...]
+
+
+def who_wins(graded: pd.DataFrame, summary: pd.DataFrame, seed: int) -> Concluded:
+    """Tables `regions` and `membership`, and sentences."""
+    log.info("looking where smaller models win")
+    regions = win_regions(graded, summary, draws=PUBLISHED_DRAWS, seed=seed)
+    membership = frontier_membership(graded, summary, PUBLISHED_DRAWS, seed)
+    return Concluded("Who wins at which compute?", {"regions": regions, "membership": membership}, (), tuple(won(regions)))
 
 
 def what_emerges(study: Study, graded: pd.DataFrame, summary: pd.DataFrame, measured: Mapping[str, float]) -> Concluded:

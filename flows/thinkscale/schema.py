@@ -7,10 +7,23 @@ What it does not do: read or write anything (see `store`), or compute any value 
 import pyarrow as pa
 
 from thinkscale.columns import POINT, TRACE_SET, Column, Table, TableName, id_type
-from thinkscale.conclusions import CALIBRATION, EMERGENCE, THRESHOLDS
+from thinkscale.conclusions import CALIBRATION, EMERGENCE, MEMBERSHIP, REGIONS, THRESHOLDS
 from thinkscale.extrapolations import FORECAST, SCALING
 
-__all__ = ["CALIBRATION", "EMERGENCE", "FORECAST", "SCALING", "SCHEMA_VERSION", "TABLES", "THRESHOLDS", "Column", "Table", "TableName"]
+__all__ = [
+    "CALIBRATION",
+    "EMERGENCE",
+    "FORECAST",
+    "MEMBERSHIP",
+    "REGIONS",
+    "SCALING",
+    "SCHEMA_VERSION",
+    "TABLES",
+    "THRESHOLDS",
+    "Column",
+    "Table",
+    "TableName",
+]
 
 SCHEMA_VERSION = 2
 """2: columns that are null in parts of version 1 (`Column.since`), which can be read as ever."""
@@ -344,5 +357,5 @@ CLAIMS = Table(
 )
 
 _DRAWN = (PROBLEMS, SAMPLES, ANSWERS, GRADES, ENGINE, LOSS)
-_COMPUTED = (SUMMARY, COMPLIANCE, COMPARISON, CLAIMS, EMERGENCE, THRESHOLDS, CALIBRATION, SCALING, FORECAST)
+_COMPUTED = (SUMMARY, COMPLIANCE, COMPARISON, REGIONS, MEMBERSHIP, CLAIMS, EMERGENCE, THRESHOLDS, CALIBRATION, SCALING, FORECAST)
 TABLES: dict[str, Table] = {t.name: t for t in (*_DRAWN, *_COMPUTED)}
