@@ -1,4 +1,4 @@
-"""From graded answers to a first answer: python flows/analyze.py EXPERIMENT [--results DIR]."""
+"""From graded answers to conclusions: python flows/analyze.py EXPERIMENT [--results DIR] [--mixed]."""
 
 import asyncio
 import sys
@@ -9,7 +9,7 @@ sys.path.insert(0, str(Path(__file__).parent))  # the library stands beside the 
 
 from thinkscale import console
 
-COMMAND = console.command(__doc__) if __name__ == "__main__" else None  # before Prefect is imported: a wrong name is told at once
+COMMAND = console.analyze_command(__doc__) if __name__ == "__main__" else None  # before Prefect is imported: a wrong name is told at once
 
 console.settle_prefect()
 
@@ -24,9 +24,9 @@ from thinkscale.plan import RESULTS, Study, open_study  # noqa: E402
 
 
 @task(cache_policy=NO_CACHE, persist_result=False)
-def analyze_tables(study: Study) -> report.Analysis:
-    """Summary, comparison, claims and plots, written to the results folder."""
-    return report.analyze(study)
+def analyze_tables(study: Study, mixed: bool) -> report.Analysis:
+    """Tables, plots and findings, written to the results folder."""
+    return report.analyze(study, mixed=mixed)
 
 
 def run_name() -> str:
@@ -35,18 +35,19 @@ def run_name() -> str:
 
 
 @flow(name="analyze", flow_run_name=run_name, persist_result=False, validate_parameters=False)
-async def analyze(experiment: str | Experiment, results: str = str(RESULTS)) -> report.Analysis:
+async def analyze(experiment: str | Experiment, results: str = str(RESULTS), mixed: bool = False) -> report.Analysis:
     """Summarize, compare and plot an experiment's results.
 
     Args:
         experiment: name of a shipped experiment, path of a YAML file, or its content.
         results: folder or URL where results folders are.
+        mixed: take answers of several engines or graders together.
     """
     study = open_study(console.as_given(experiment), results)
-    analysis = analyze_tables(cast(Study, quote(study)))
+    analysis = analyze_tables(cast(Study, quote(study)), mixed)
     await show_plots(study)
     return analysis
 
 
 if COMMAND is not None:
-    report.show(asyncio.run(analyze(COMMAND.experiment, COMMAND.results)))
+    report.show(asyncio.run(analyze(COMMAND.experiment, COMMAND.results, COMMAND.mixed)))

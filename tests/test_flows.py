@@ -22,9 +22,9 @@ from fakes import FAKE_VLLM, engines, eventually, files, processes, rows
 from thinkscale import evaluate
 from thinkscale.config import FLOWS
 from thinkscale.plan import open_study, owed_shards
-from thinkscale.report import analyze
+from thinkscale.report import analyze, check_unmixed
 from thinkscale.schema import SCHEMA_VERSION
-from thinkscale.store import read_graded
+from thinkscale.store import StoreError, read_graded
 
 EXPERIMENT = {
     "name": "flows",
@@ -211,3 +211,14 @@ def test_a_wrong_key_is_one_line_that_names_the_nearest(tmp_path):
     done = subprocess.run([sys.executable, str(FLOWS / "sweep.py"), str(path)], capture_output=True, text=True, timeout=60)
     assert done.returncode == 1
     assert done.stderr == "error: typo.yaml: unknown key 'num_sample'. Did you mean 'num_samples'?\n"
+
+
+def test_engines_and_graders_are_not_mixed_unasked(runs):
+    graded = read_graded(runs["study"].store.root)
+    check_unmixed(graded, "flows")
+    graded["engine"] = ["one"] * 3 + ["two"] * (len(graded) - 3)
+    with pytest.raises(StoreError, match=rf"several engines: one \(3 answers\), two \({len(graded) - 3:,} answers\).*--mixed"):
+        check_unmixed(graded, "flows")
+    graded["grader_version"] = ["a"] * 3 + ["b"] * (len(graded) - 3)
+    with pytest.raises(StoreError, match=r"graded by a, b\. Grade all again: python flows/regrade\.py flows"):
+        check_unmixed(graded, "flows")

@@ -36,6 +36,7 @@ class Command(NamedTuple):
     """Engines that are starting already."""
     pool: str | None = None
     replicas: int = 1
+    mixed: bool = False
 
 
 def command(about: str | None) -> Command:
@@ -44,6 +45,16 @@ def command(about: str | None) -> Command:
     _study(asked.experiment, asked.results)
     log_to_terminal()
     return Command(asked.experiment, asked.results, {})
+
+
+def analyze_command(about: str | None) -> Command:
+    """The same for `analyze.py`."""
+    parser = _parser(about)
+    parser.add_argument("--mixed", action="store_true", help="take answers of several engines or graders together")
+    asked = parser.parse_args()
+    _study(asked.experiment, asked.results)
+    log_to_terminal()
+    return Command(asked.experiment, asked.results, {}, mixed=asked.mixed)
 
 
 def sweep_command(about: str | None) -> Command:

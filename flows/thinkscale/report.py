@@ -63,15 +63,18 @@ class Analysis:
     quarantined: tuple[UPath, ...]
 
 
-def analyze(study: Study) -> Analysis:
+def analyze(study: Study, *, mixed: bool = False) -> Analysis:
     """Summarize, compare, check the claims, look for emergence, forecast and plot; writes tables, plots and findings.
 
-    Raises: StoreError where nothing is on disk or parts contradict each other.
+    Args: mixed: take answers of several engines or graders together.
+    Raises: StoreError where nothing is on disk, parts contradict each other, or engines or graders are mixed unasked.
     """
     mend(study, study.config.models)
     graded = planned_rows(study, read_graded(study.store.root))
     if graded.empty:
         raise StoreError(f"{study.store.root}: no graded answers of this experiment. Run: python flows/sweep.py {study.config.name}")
+    if not mixed:
+        check_unmixed(graded, study.config.name)
     seed = study.config.engine.seed
     log.info("summarizing %s graded answers", f"{len(graded):,}")
     shapes = {name: study.catalogue.models[name].shape for name in study.config.models}
@@ -177,6 +180,18 @@ def what_was_foreseen(study: Study, graded: pd.DataFrame, measured: Mapping[str,
     figures = forecasts(seen.forecast, study.store.root / "plots" / "forecast.png", study.config.asks)
     tables: dict[TableName, pd.DataFrame] = {"scaling": seen.scaling, "forecast": seen.forecast}
     return Concluded("What would the smaller sizes have told?", tables, tuple(figures), tuple(seen.findings))
+
+
+def check_unmixed(graded: pd.DataFrame, name: str) -> None:
+    """Raise StoreError where a benchmark was graded by several graders, or answers are of several engines: a difference may be theirs."""
+    for benchmark, rows in graded.groupby("benchmark", observed=True):
+        graders = sorted(rows["grader_version"].astype(str).unique())
+        if len(graders) > 1:
+            raise StoreError(f"{benchmark}: graded by {', '.join(graders)}. Grade all again: python flows/regrade.py {name}")
+    engines = sorted(graded["engine"].astype(str).unique())
+    if len(engines) > 1:
+        counts = ", ".join(f"{engine} ({(graded['engine'].astype(str) == engine).sum():,} answers)" for engine in engines)
+        raise StoreError(f"answers come from several engines: {counts}. Differences may be theirs; to take them together: --mixed")
 
 
 def planned_rows(study: Study, graded: pd.DataFrame) -> pd.DataFrame:
