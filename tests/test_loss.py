@@ -9,7 +9,7 @@ import pytest
 
 from fake_vllm import logprob
 from fakes import FAKE_VLLM, engines, run_fake, study
-from thinkscale import ladder, loss
+from thinkscale import card, ladder, loss
 from thinkscale.config import FLOWS, ConfigError, Engine, Loss
 from thinkscale.endpoint import Client
 from thinkscale.fanout import Ended, Unfinished, fan_out
@@ -98,7 +98,7 @@ def test_a_loss_that_is_asked_for_later_starts_the_engine_for_it_alone(tmp_path)
 
 
 def test_the_shipped_text_is_what_the_ladder_was_never_trained_on():
-    assert (FLOWS / "ladder" / "held-out.jsonl").read_text() == ladder.held_out_text()
+    assert (FLOWS / "ladder" / "held-out.jsonl").read_text() == card.held_out_text()
 
 
 @pytest.mark.engine

@@ -5,6 +5,7 @@ Why: numbers typed in twice drift. What it does not do: train (`ladder`).
 
 import csv
 import json
+import math
 import re
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -41,7 +42,7 @@ def checkpoints(out: Path = ladder.LADDER) -> list[Checkpoint]:
         kept = sorted(int(p.name.rsplit("-step", 1)[1]) for p in out.glob(f"{size}-step*"))
         for step in [*(s for s in kept if s in history and s != last), last]:
             row, name = history[step], size if step == last else f"{size}-step{step}"
-            bits = ladder.bits_per_byte(float(row["held_out_nats"]))
+            bits = bits_per_byte(float(row["held_out_nats"]))
             found.append(Checkpoint(name, size, ladder.shape(size), int(row["tokens"]), bits, float(row["held_out_loss"])))
     return found
 
@@ -72,6 +73,24 @@ def _entry(checkpoint: Checkpoint) -> str:
         "thinking": '{open: "<think>", close: "</think>"}',
     }
     return f"  ladder-{checkpoint.name}:\n" + "".join(f"    {key}: {value}\n" for key, value in lines.items())
+
+
+def bits_per_byte(nats: float) -> float:
+    """Bits of the held-out completions per byte of their text (thinking and answer)."""
+    return nats / math.log(2) / ladder.held_out()[1]
+
+
+def held_out_text() -> str:
+    """The held-out examples as JSON lines for `loss`: the question is read, thinking and answer are scored, markup has no bytes."""
+    rows = (
+        {
+            "prompt": f"<|user|>{d.question}<|assistant|><think>",
+            "text": f"{d.worked}</think>{d.answer}<|end|>",
+            "bytes": len(d.worked) + len(d.answer),
+        }
+        for d in ladder.held_out_problems()
+    )
+    return "".join(json.dumps(row) + "\n" for row in rows)
 
 
 def write_card(found: list[Checkpoint], out: Path = ladder.LADDER) -> Path:

@@ -110,11 +110,12 @@ def batch(recipe: Recipe, step: int) -> list[Example]:
 @functools.cache
 def held_out() -> tuple[tuple[Example, ...], int]:
     """Examples of held-out problems, worked in full, and the bytes of what is learned in them (thinking and answer)."""
-    drafts = _held_out_drafts()
+    drafts = held_out_problems()
     return tuple(example(d, None) for d in drafts), sum(len(d.worked) + len(d.answer) for d in drafts)
 
 
-def _held_out_drafts() -> list[Draft]:
+def held_out_problems() -> list[Draft]:
+    """What training never sees: forty problems of every level."""
     return [d for g in GENERATED.values() for level in g.levels for d in itertools.islice(held_out_drafts(g, level, seed=-1), 40)]
 
 
@@ -281,24 +282,6 @@ def held_out_nats(model: Any) -> float:
 
     with torch.no_grad():
         return float(sum(nats.item() for nats in _losses(model, lambda ids: model.model(ids).last_hidden_state, held_out()[0], 64)))
-
-
-def held_out_text() -> str:
-    """The held-out examples as JSON lines for `loss`: the question is read, thinking and answer are scored, markup has no bytes."""
-    rows = (
-        {
-            "prompt": f"<|user|>{d.question}<|assistant|><think>",
-            "text": f"{d.worked}</think>{d.answer}<|end|>",
-            "bytes": len(d.worked) + len(d.answer),
-        }
-        for d in _held_out_drafts()
-    )
-    return "".join(json.dumps(row) + "\n" for row in rows)
-
-
-def bits_per_byte(nats: float) -> float:
-    """Bits of the held-out completions per byte of their text (thinking and answer)."""
-    return nats / math.log(2) / held_out()[1]
 
 
 def save(model: Any, folder: Path) -> Path:
