@@ -64,8 +64,15 @@ def _skills(told: pd.DataFrame) -> list[Finding]:
         budgets = sorted(skill["thinking_budget"].unique())
         for budget in dict.fromkeys((budgets[0], budgets[-1])):
             rows = skill[skill["thinking_budget"] == budget].set_index("method").to_dict("index")
-            said.append(_skill({str(k): v for k, v in rows.items()}))
+            found = _skill({str(k): v for k, v in rows.items()})
+            said.append(found._replace(text=_told_apart(found, alone) + found.text))
     return said
+
+
+def _told_apart(finding: Finding, all_rows: pd.DataFrame) -> str:
+    """Prompt, route and sampling, those of them that vary in the experiment."""
+    varied = [str(finding.row[name]) for name in ("prompt", "route", "sampling") if len(set(all_rows[name])) > 1]
+    return f"({', '.join(varied)}) " if varied else ""
 
 
 def _skill(rows: dict[str, dict[Any, Any]]) -> Finding:

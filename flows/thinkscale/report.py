@@ -177,7 +177,9 @@ def what_was_foreseen(study: Study, graded: pd.DataFrame, measured: Mapping[str,
     models = models.astype({"training_tokens": float, "bits_per_byte": float})
     log.info("forecasting the largest size from the smaller ones")
     seen = foresee(graded, {name: b.chance for name, b in study.known.items()}, models, PUBLISHED_DRAWS, study.config.engine.seed)
-    figures = forecasts(seen.forecast, study.store.root / "plots" / "forecast.png", study.config.asks)
+    figures = forecasts(
+        seen.forecast, study.store.root / "plots" / "forecast.png", "What would the smaller sizes have told of the largest?"
+    )
     tables: dict[TableName, pd.DataFrame] = {"scaling": seen.scaling, "forecast": seen.forecast}
     return Concluded("What would the smaller sizes have told?", tables, tuple(figures), tuple(seen.findings))
 
