@@ -67,6 +67,7 @@ class Server:
             await asyncio.sleep(self.latency)
         ids = [5 if 5 in body.get("stop_token_ids", ()) else 9]
         one = {"text": "1", "token_ids": ids, "finish_reason": "stop", "stop_reason": None}
+        one["logprobs"] = {"tokens": ["1"], "token_logprobs": [-0.1]}
         choices = [{**one, "index": i} for i in range(len(body["prompt"]) * body.get("n", 1))]
         return web.json_response({"choices": choices, "usage": {"completion_tokens": len(choices)}})
 
