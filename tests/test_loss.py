@@ -9,7 +9,7 @@ import pytest
 
 from fake_vllm import logprob
 from fakes import FAKE_VLLM, engines, run_fake, study
-from thinkscale import card, ladder, loss
+from thinkscale import card, ladder, loss, report
 from thinkscale.config import FLOWS, ConfigError, Engine, Loss
 from thinkscale.endpoint import Client
 from thinkscale.fanout import Ended, Unfinished, fan_out
@@ -95,6 +95,23 @@ def test_a_loss_that_is_asked_for_later_starts_the_engine_for_it_alone(tmp_path)
         asyncio.run(fan_out(later, nothing, "x", at_once=1, replicas=1, resubmits=0))
     run_fake(later)
     assert later.store.read("loss").num_rows == 1 and [p.name for p in later.store.parts("samples")] == before
+
+
+def test_an_analysis_takes_the_loss_on_the_text_that_is_asked_for(tmp_path):
+    options, first, second = {"engine": {"command": list(FAKE_VLLM)}}, tmp_path / "first.txt", tmp_path / "second.txt"
+    first.write_text("1+1=2")
+    second.write_text("999")
+    for path in (first, second):
+        opened = study(tmp_path, **options, loss={"text": str(path)})
+        run_fake(opened)
+    assert opened.store.read("loss").num_rows == 2
+    (row,) = loss.measured(opened).to_dict("records")
+    assert row["text"] == str(second)
+    bits = report.bits_per_byte(opened, loss.measured(opened))
+    assert bits == {"fake-21k": None, "fake-100k": row["bits_per_byte"]}
+    none = study(tmp_path, **options)
+    assert loss.measured(none).empty
+    assert report.bits_per_byte(none, loss.measured(none)) == {m.name: m.bits_per_byte for m in none.catalogue.models.values()}
 
 
 def test_the_shipped_text_is_what_the_ladder_was_never_trained_on():

@@ -19,6 +19,7 @@ TableName = Literal[
     "summary",
     "compliance",
     "comparison",
+    "headline",
     "regions",
     "membership",
     "claims",

@@ -248,7 +248,7 @@ def headline(graded: pd.DataFrame, summary: pd.DataFrame, draws: int = 2000, see
         for route, mine in (("think longer", ~more), ("sample more", ~longer), ("both", longer & more), ("any", longer | more)):
             fits = candidates[mine].sort_values("cost_flops")
             rows.append({"benchmark": benchmark, "route": route, **_crossfit(points.loc[[reference]], fits, cells, pools, seed)})
-    return pd.DataFrame(rows)
+    return typed(pd.DataFrame(rows, columns=schema.HEADLINE.names), schema.HEADLINE)
 
 
 def _crossfit(reference: pd.DataFrame, fits: pd.DataFrame, cells: dict[str, Cell], pools: Pools, seed: int) -> dict[str, Any]:

@@ -152,24 +152,13 @@ def shown_over_size(table: pd.DataFrame, curves: list[SkillCurve]) -> Iterator[t
 
 
 def findings(table: pd.DataFrame, curves: list[SkillCurve]) -> list[Finding]:
-    """Where each whole skill sets in over size, at the smallest and the largest thinking budget, and how; then the loss.
+    """Where each whole skill sets in over size, at the smallest and the largest thinking budget, and how.
 
     Args:
         table: from `emergence`.
         curves: the curves that it was made from.
     """
-    said = [_said(row) for _, pairs in shown_over_size(table, curves) for row, _ in pairs]
-    losses = {c.facts["family"]: c.places for c in curves if c.facts["axis"] == "size"}
-    for family, places in losses.items():
-        law = loss_law(places["params"].to_numpy(float), places["bits_per_byte"].to_numpy(float))
-        if law is not None:
-            text = f"{family}: held-out bits per byte fall as parameters^-{law.exponent:.2f} [{law.low:.2f}, {law.high:.2f}]"
-            said.append(
-                Finding(
-                    f"{text} over {law.sizes} sizes (R² {law.r2:.2f}).", law.exponent, law.low, law.high, "models.yaml", {"family": family}
-                )
-            )
-    return said
+    return [_said(row) for _, pairs in shown_over_size(table, curves) for row, _ in pairs]
 
 
 def _said(row: dict[str, Any]) -> Finding:

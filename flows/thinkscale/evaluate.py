@@ -117,7 +117,8 @@ async def evaluate(study: Study, model: str, do_shard: RunShard = run_shard, ear
     Returns: how many shards were run here.
     Raises: EngineFailure after `max_restarts` restarts, Preempted, what a shard raises, or what a grader lacks here.
     """
-    loss.outlook(study)  # a text that is not one: said before an engine starts
+    if study.config.loss is not None:
+        loss.documents(study.config.loss)  # a text that is not one: said before an engine starts
     files.check(study.store.root)
     timeout = study.config.engine.claim_timeout
     with drain_on_sigterm(model) as drain, Claims(study.store, model, timeout, str(study.logs), run_id) as claims:

@@ -37,8 +37,8 @@ def routes(best: pd.DataFrame) -> list[Finding]:
         what = "beats" if row["low"] > 0 else "loses to" if row["high"] < 0 else "is not shown to differ from"
         text = f"{row['benchmark']}, {row['route']}: {' '.join(row['small'].split())} {what} {row['big']}"
         text += f" at {row['cost_ratio']:.2g} of its FLOPs: {_points(row)}."
-        where = {"benchmark": row["benchmark"], "slice": "all"}
-        said.append(Finding(text, row["difference"], row["low"], row["high"], "comparison", where))
+        where = {"benchmark": row["benchmark"], "route": row["route"]}
+        said.append(Finding(text, row["difference"], row["low"], row["high"], "headline", where))
     return said
 
 
@@ -50,10 +50,8 @@ def won(regions: pd.DataFrame) -> list[Finding]:
         runs = (group["winner"] != group["winner"].shift()).cumsum()
         parts = []
         for _, run in group.groupby(runs, sort=True):
-            who = {"smaller": "a smaller model wins", "bigger": "the biggest model wins"}.get(
-                run["winner"].iloc[0], "neither is shown to win"
-            )
-            parts.append(f"{who} from {run['budget_flops'].iloc[0]:.2g} to {run['budget_flops'].iloc[-1]:.2g}")
+            first, last = run.iloc[0], run.iloc[-1]
+            parts.append(f"{_WINNERS[first['winner']]} from {first['budget_flops']:.2g} to {last['budget_flops']:.2g}")
         last = group.iloc[-1]
         text = f"{benchmark}: of budgets in FLOPs per problem, {', '.join(parts)}; at the largest {_points(last)}."
         where = {"benchmark": benchmark, "slice": "all", "budget_flops": float(last["budget_flops"])}

@@ -18,10 +18,14 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
+import pandas as pd
+import pyarrow as pa
+
 from thinkscale.config import FLOWS, ConfigError, Engine, Loss, Model, digest
 from thinkscale.endpoint import Client
 from thinkscale.loading import model_revision
 from thinkscale.plan import Study
+from thinkscale.schema import TABLES
 from thinkscale.store import Store
 
 T = TypeVar("T")
@@ -72,6 +76,14 @@ def is_owed(study: Study, name: str) -> bool:
     """Whether the experiment asks for a loss of this model that is not on disk."""
     loss = study.config.loss
     return loss is not None and study.store.read_part("loss", part_name(loss, study.catalogue.models[name])).num_rows == 0
+
+
+def measured(study: Study) -> pd.DataFrame:
+    """The rows that the experiment asks for (a folder may hold losses on another text, or of other weights), smallest model first."""
+    loss, models = study.config.loss, [study.catalogue.models[name] for name in study.config.models]
+    parts = [] if loss is None else [study.store.read_part("loss", part_name(loss, model)) for model in models]
+    found: pd.DataFrame = pa.concat_tables([TABLES["loss"].arrow.empty_table(), *parts]).to_pandas()
+    return found.sort_values(["params", "model"], ignore_index=True)
 
 
 def outlook(study: Study) -> str:

@@ -110,6 +110,31 @@ COMPLIANCE = Table(
     ),
 )
 
+HEADLINE = Table(
+    "headline",
+    "one row per benchmark and route: the best setting of smaller models against the biggest one's single answer at its smallest budget",
+    ("benchmark", "route"),
+    (
+        Column("benchmark", pa.string(), "Name of the set of problems."),
+        Column("route", pa.string(), "What the smaller models do more of: `think longer`, `sample more`, `both`, or `any`."),
+        Column("skill", pa.string(), "What the benchmark tests."),
+        Column("big", pa.string(), "The biggest model's setting."),
+        Column("big_value", pa.float64(), "Its accuracy."),
+        Column(
+            "small",
+            pa.string(),
+            "The smaller model's setting; two where the halves chose differently; empty: none costs so little.",
+        ),
+        Column("small_value", pa.float64(), "Its accuracy on the halves that did not choose it; NaN where there is none.", nullable=True),
+        Column("cost_ratio", pa.float64(), "Its FLOPs per problem as a share of the biggest model's.", nullable=True),
+        Column("difference", pa.float64(), "`small_value - big_value`, paired by problem.", nullable=True),
+        Column("low", pa.float64(), "Lower end of its 95 % interval over problems, given the choices.", nullable=True),
+        Column("high", pa.float64(), "Upper end of its 95 % interval.", nullable=True),
+        Column("num_problems", pa.int32(), "Problems that all settings share."),
+        Column("winner", pa.string(), "As printed: which side is ahead, or that it is not shown."),
+    ),
+)
+
 CLAIMS = Table(
     "claims",
     "one row per comparison that the experiment's YAML named before the data were drawn",

@@ -26,6 +26,7 @@ from thinkscale.exchange import overall_rate
 from thinkscale.files import put
 from thinkscale.findings import Finding, claimed, page, routes, won
 from thinkscale.foresight import foresee
+from thinkscale.loss import measured
 from thinkscale.mend import mend
 from thinkscale.plan import Study, plan
 from thinkscale.plots import accuracy_vs_flops, accuracy_vs_size, forecasts
@@ -83,13 +84,10 @@ def analyze(study: Study, *, mixed: bool = False) -> Analysis:
     comparison = compare(graded, summary, PUBLISHED_DRAWS, seed)
     checked = claims(graded, study.config.claims, PUBLISHED_DRAWS, seed, summary)
     spent = compliance(graded)
-    losses = study.store.read("loss").to_pandas().sort_values("params")
-    measured = dict(zip(losses["model"], losses["bits_per_byte"], strict=True))
-    concluded = (
-        who_wins(graded, summary, seed),
-        what_emerges(study, graded, summary, measured),
-        what_was_foreseen(study, graded, measured),
-    )
+    losses = measured(study)
+    bits = bits_per_byte(study, losses)
+    concluded = (who_wins(graded, summary, seed), what_emerges(study, graded, summary, bits), what_was_foreseen(study, graded, bits))
+    best = headline(graded, summary, PUBLISHED_DRAWS, seed)
     root = study.store.root
     files: tuple[UPath, ...] = (
         accuracy_vs_flops(summary, root / "plots" / "accuracy-vs-flops.png", study.config.asks),
@@ -97,6 +95,7 @@ def analyze(study: Study, *, mixed: bool = False) -> Analysis:
         study.store.write_table("summary", summary),
         study.store.write_table("compliance", spent),
         study.store.write_table("comparison", comparison),
+        study.store.write_table("headline", best),
         study.store.write_table("claims", checked),
         *(figure for part in concluded for figure in part.figures),
         *(study.store.write_table(name, table) for part in concluded for name, table in part.tables.items()),
@@ -107,7 +106,6 @@ def analyze(study: Study, *, mixed: bool = False) -> Analysis:
     rows = plan(study)
     owed = sum(r.planned - r.on_disk for r in rows)
     engines = tuple(sorted(graded["engine"].astype(str).unique()))
-    best = headline(graded, summary, PUBLISHED_DRAWS, seed)
     rates = overall_rate(graded, summary, PUBLISHED_DRAWS, seed)
     said = {"Which route bought accuracy?": tuple(routes(best)), "What was claimed beforehand?": tuple(claimed(checked))}
     said |= {part.question: part.findings for part in concluded}
@@ -121,10 +119,18 @@ class Concluded(NamedTuple):
     """One part of the conclusions: tables by name, figures that were drawn, findings."""
 
     question: str
-
     tables: dict[TableName, pd.DataFrame]
     figures: tuple[UPath, ...]
     findings: tuple[Finding, ...]
+
+
+def bits_per_byte(study: Study, losses: pd.DataFrame) -> dict[str, float | None]:
+    """Of each model of the catalogue: as measured where any was, since losses on different texts are no points of one law; else as it says.
+
+    Args: losses: from `loss.measured`.
+    """
+    found = dict(zip(losses["model"], losses["bits_per_byte"], strict=True))
+    return {m.name: found.get(m.name) if found else m.bits_per_byte for m in study.catalogue.models.values()}
 
 
 def who_wins(graded: pd.DataFrame, summary: pd.DataFrame, seed: int) -> Concluded:
@@ -135,17 +141,10 @@ def who_wins(graded: pd.DataFrame, summary: pd.DataFrame, seed: int) -> Conclude
     return Concluded("Who wins at which compute?", {"regions": regions, "membership": membership}, (), tuple(won(regions)))
 
 
-def what_emerges(study: Study, graded: pd.DataFrame, summary: pd.DataFrame, measured: Mapping[str, float]) -> Concluded:
-    """Tables `emergence`, `thresholds`, `calibration`, the figure of skills and loss over size, sentences; writes the figure alone.
-
-    Args: measured: bits per byte of models; of the others the catalogue may have it.
-    """
+def what_emerges(study: Study, graded: pd.DataFrame, summary: pd.DataFrame, bits: Mapping[str, float | None]) -> Concluded:
+    """Tables `emergence`, `thresholds`, `calibration`, the figure of skills and loss over size, sentences; writes the figure alone."""
     seed, models = study.config.engine.seed, study.catalogue.models
-    about = {
-        name: About(m.family, m.training_tokens, measured.get(name, m.bits_per_byte))
-        for name, m in models.items()
-        if name in study.config.models
-    }
+    about = {name: About(models[name].family, models[name].training_tokens, bits[name]) for name in study.config.models}
     curves = skill_curves(graded, summary, {name: b.chance for name, b in study.known.items()}, about, seed)
     log.info("looking for emergence on %s curves", f"{len(curves):,}")
     emerged = emergence(curves, PUBLISHED_DRAWS, seed)
@@ -160,19 +159,14 @@ def what_emerges(study: Study, graded: pd.DataFrame, summary: pd.DataFrame, meas
     )
 
 
-def what_was_foreseen(study: Study, graded: pd.DataFrame, measured: Mapping[str, float]) -> Concluded:
+def what_was_foreseen(study: Study, graded: pd.DataFrame, bits: Mapping[str, float | None]) -> Concluded:
     """Tables `scaling` and `forecast`, the figure of forecasts, sentences; writes the figure alone.
 
-    Points of the loss's law are all models of the families in the experiment whose loss the catalogue has; or, where losses were measured
-    (`measured`, bits per byte of models), those alone: losses on different texts are not points of one law.
+    Points of the loss's law are all models of the families in the experiment whose loss is known.
     """
     known = study.catalogue.models
     ours = {known[name].family for name in study.config.models}
-    about = {
-        m.name: (m.family, m.params, m.training_tokens, measured.get(m.name) if measured else m.bits_per_byte)
-        for m in known.values()
-        if m.family in ours
-    }
+    about = {m.name: (m.family, m.params, m.training_tokens, bits[m.name]) for m in known.values() if m.family in ours}
     models = pd.DataFrame.from_dict(about, orient="index", columns=["family", "params", "training_tokens", "bits_per_byte"])
     models = models.astype({"training_tokens": float, "bits_per_byte": float})
     log.info("forecasting the largest size from the smaller ones")

@@ -9,7 +9,7 @@ import pyarrow as pa
 from thinkscale.columns import TRACE_SET, Column, Table, TableName, id_type
 from thinkscale.conclusions import CALIBRATION, EMERGENCE, MEMBERSHIP, REGIONS, THRESHOLDS
 from thinkscale.extrapolations import FORECAST, SCALING
-from thinkscale.points import CLAIMS, COMPARISON, COMPLIANCE, SUMMARY
+from thinkscale.points import CLAIMS, COMPARISON, COMPLIANCE, HEADLINE, SUMMARY
 
 __all__ = [  # also those declared elsewhere
     "CALIBRATION",
@@ -18,6 +18,7 @@ __all__ = [  # also those declared elsewhere
     "COMPLIANCE",
     "EMERGENCE",
     "FORECAST",
+    "HEADLINE",
     "MEMBERSHIP",
     "REGIONS",
     "SCALING",
@@ -232,5 +233,5 @@ LOSS = Table(
 )
 
 _DRAWN = (PROBLEMS, SAMPLES, ANSWERS, GRADES, ENGINE, LOSS)
-_COMPUTED = (SUMMARY, COMPLIANCE, COMPARISON, REGIONS, MEMBERSHIP, CLAIMS, EMERGENCE, THRESHOLDS, CALIBRATION, SCALING, FORECAST)
+_COMPUTED = (SUMMARY, COMPLIANCE, COMPARISON, HEADLINE, REGIONS, MEMBERSHIP, CLAIMS, EMERGENCE, THRESHOLDS, CALIBRATION, SCALING, FORECAST)
 TABLES: dict[str, Table] = {t.name: t for t in (*_DRAWN, *_COMPUTED)}
