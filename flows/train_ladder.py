@@ -1,4 +1,4 @@
-"""Train the small model ladder: python flows/train_ladder.py [--size 100k] [--steps 4500]; goes on where it stopped."""
+"""Train a small model ladder: python flows/train_ladder.py [--ladder many] [--size 123k] [--steps 4500]; goes on where it stopped."""
 
 import argparse
 import sys
@@ -13,44 +13,52 @@ console.settle_prefect()
 from prefect import flow, task  # noqa: E402
 from prefect.cache_policies import NO_CACHE  # noqa: E402
 
-from thinkscale import card, ladder  # noqa: E402
+from thinkscale import card  # noqa: E402
+from thinkscale.ladder import Recipe, train  # noqa: E402
 from thinkscale.plan import RESULTS  # noqa: E402
+from thinkscale.teaching import FIRST, LADDERS, Ladder, Size  # noqa: E402
 
 
-@task(task_run_name="train {size}", cache_policy=NO_CACHE, persist_result=False)
-def train_size(size: str, steps: int, out: Path) -> Path:
+@task(task_run_name="train {size.model}", cache_policy=NO_CACHE, persist_result=False)
+def train_size(size: Size, steps: int, out: Path) -> Path:
     """Train one size to the end."""
-    return ladder.train(size, ladder.Recipe(steps=steps), RESULTS / "ladder-training" / str(steps), out=out)
+    return train(size, Recipe(steps=steps), RESULTS / f"{size.ladder.name}-training" / str(steps), out=out)
 
 
 @task(cache_policy=NO_CACHE, persist_result=False)
-def write_card(out: Path) -> Path:
-    """Model card and, for the shipped ladder, its entries in the catalogue."""
-    found = card.checkpoints(out)
-    if out == ladder.LADDER:
-        card.write_catalogue(found)
-    return card.write_card(found, out)
+def write_card(ladder: Ladder, out: Path) -> Path:
+    """Model card and, for a shipped ladder, its entries in the catalogue."""
+    found = card.checkpoints(ladder, out)
+    if out == ladder.folder:
+        card.write_catalogue(ladder, found)
+    return card.write_card(ladder, found, out)
 
 
 @flow(name="train-ladder", persist_result=False)
-def train_ladder(size: str | None = None, steps: int = ladder.Recipe.steps, out: str = str(ladder.LADDER)) -> None:
+def train_ladder(ladder: str = FIRST.name, size: str | None = None, steps: int = Recipe.steps, out: str | None = None) -> None:
     """Train one size or all; a killed run goes on from its last saved step.
 
     Args:
-        size: one of 10k, 21k, 46k, 100k, 215k, 464k, 1m; None: all.
+        ladder: which, of `teaching.LADDERS`.
+        size: one of its sizes; None: all.
         steps: training steps.
-        out: where checkpoints go.
+        out: where checkpoints go; None: where they ship.
     """
-    for one in [size] if size else list(ladder.SIZES):
-        train_size(one, steps, Path(out))
-    write_card(Path(out))
+    chosen = LADDERS[ladder]
+    folder = Path(out) if out else chosen.folder
+    for one in [size] if size else list(chosen.sizes):
+        train_size(Size(chosen, one), steps, folder)
+    write_card(chosen, folder)
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--size", choices=list(ladder.SIZES), help="one size (default: all)")
-    parser.add_argument("--steps", type=int, default=ladder.Recipe.steps)
-    parser.add_argument("--out", default=str(ladder.LADDER), help="where checkpoints go (default: flows/ladder)")
+    parser.add_argument("--ladder", choices=list(LADDERS), default=FIRST.name, help="which ladder (default: %(default)s)")
+    parser.add_argument("--size", help="one size, such as 100k (default: all)")
+    parser.add_argument("--steps", type=int, default=Recipe.steps)
+    parser.add_argument("--out", help="where checkpoints go (default: flows/<ladder>)")
     arguments = parser.parse_args()
+    if arguments.size and arguments.size not in LADDERS[arguments.ladder].sizes:
+        parser.error(f"--size: {arguments.ladder} has no {arguments.size}; it has {', '.join(LADDERS[arguments.ladder].sizes)}.")
     console.log_to_terminal()
-    train_ladder(arguments.size, arguments.steps, arguments.out)
+    train_ladder(arguments.ladder, arguments.size, arguments.steps, arguments.out)

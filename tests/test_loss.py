@@ -9,7 +9,7 @@ import pytest
 
 from fake_vllm import logprob
 from fakes import FAKE_VLLM, engines, run_fake, study
-from thinkscale import card, ladder, loss, report
+from thinkscale import card, loss, report, teaching
 from thinkscale.config import FLOWS, ConfigError, Engine, Loss
 from thinkscale.endpoint import Client
 from thinkscale.fanout import Ended, Unfinished, fan_out
@@ -68,7 +68,7 @@ def test_the_loss_of_each_model_is_measured_once_and_is_the_sum_over_its_tokens(
     run_fake(opened)
     assert not loss.is_owed(opened, model)
     (row,) = opened.store.read("loss").to_pylist()
-    ids = [ladder.encode(line.get("prompt", "") + line["text"]) for line in lines]
+    ids = [teaching.FIRST.encode(line.get("prompt", "") + line["text"]) for line in lines]
     expected = -sum(
         logprob(one, at) for one, line in zip(ids, lines, strict=True) for at in range(max(1, len(line.get("prompt", ""))), len(one))
     )
@@ -115,7 +115,7 @@ def test_an_analysis_takes_the_loss_on_the_text_that_is_asked_for(tmp_path):
 
 
 def test_the_shipped_text_is_what_the_ladder_was_never_trained_on():
-    assert (FLOWS / "ladder" / "held-out.jsonl").read_text() == card.held_out_text()
+    assert all((ladder.folder / "held-out.jsonl").read_text() == card.held_out_text(ladder) for ladder in teaching.LADDERS.values())
 
 
 @pytest.mark.engine

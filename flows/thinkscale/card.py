@@ -1,4 +1,4 @@
-"""The ladder's model card and its entries in the catalogue, made from what training wrote.
+"""A ladder's model card and its entries in the catalogue, made from what training wrote.
 
 Why: numbers typed in twice drift. What it does not do: train (`ladder`).
 """
@@ -10,77 +10,84 @@ import re
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from thinkscale import cost, ladder
+from thinkscale import cost
 from thinkscale.config import CATALOGUE, Shape
+from thinkscale.ladder import shape, trained, training_flops
+from thinkscale.teaching import Ladder, Size, held_out, held_out_problems
 
-BEGIN, FINISH = "  # === the ladder that ships with the project: ladder-10k ... ladder-1m ===\n", "  # === end of the ladder ===\n"
+BEGIN, FINISH = "  # === ships with the project: the ladder {name} ===\n", "  # === end of the ladder {name} ===\n"
 
 
 class Checkpoint(NamedTuple):
     """One trained checkpoint."""
 
-    name: str
-    size: str
-    shape: Shape
+    model: str
+    size: Size
+    folder: str
     tokens: int
     bits_per_byte: float
     held_out_loss: float
 
     @property
+    def shape(self) -> Shape:
+        """Dimensions."""
+        return shape(self.size)
+
+    @property
     def training_flops(self) -> float:
         """6ND."""
-        return ladder.training_flops(self.size, self.tokens)
+        return training_flops(self.size, self.tokens)
 
 
-def checkpoints(out: Path = ladder.LADDER) -> list[Checkpoint]:
+def checkpoints(ladder: Ladder, out: Path | None = None) -> list[Checkpoint]:
     """Finished checkpoints by size, each after its intermediate ones."""
-    found = []
-    for size in ladder.trained(out):
-        with (out / size / "loss.csv").open() as f:
+    found, out = [], out or ladder.folder
+    for size in trained(ladder, out):
+        with (out / size.name / "loss.csv").open() as f:
             history = {int(row["step"]): row for row in csv.DictReader(f)}
         last = max(history)
-        kept = sorted(int(p.name.rsplit("-step", 1)[1]) for p in out.glob(f"{size}-step*"))
+        kept = sorted(int(p.name.rsplit("-step", 1)[1]) for p in out.glob(f"{size.name}-step*"))
         for step in [*(s for s in kept if s in history and s != last), last]:
-            row, name = history[step], size if step == last else f"{size}-step{step}"
-            bits = bits_per_byte(float(row["held_out_nats"]))
-            found.append(Checkpoint(name, size, ladder.shape(size), int(row["tokens"]), bits, float(row["held_out_loss"])))
+            row, of = history[step], "" if step == last else f"-step{step}"
+            bits = bits_per_byte(ladder, float(row["held_out_nats"]))
+            found.append(Checkpoint(size.model + of, size, size.name + of, int(row["tokens"]), bits, float(row["held_out_loss"])))
     return found
 
 
-def write_catalogue(found: list[Checkpoint], path: Path = CATALOGUE) -> None:
-    """Replace the ladder's section of `models.yaml`. Raises ValueError where its marks are missing."""
-    text = path.read_text()
-    if BEGIN not in text or FINISH not in text:
-        raise ValueError(f"{path}: the marks around the ladder's section are missing: {BEGIN.strip()!r} and {FINISH.strip()!r}.")
-    head, rest = text.split(BEGIN, 1)
-    _, tail = rest.split(FINISH, 1)
-    path.write_text(head + BEGIN + "".join(_entry(c) for c in found) + FINISH + tail)
+def write_catalogue(ladder: Ladder, found: list[Checkpoint], path: Path = CATALOGUE) -> None:
+    """Replace a ladder's section of `models.yaml`. Raises ValueError where its marks are missing."""
+    text, begin, finish = path.read_text(), BEGIN.format(name=ladder.name), FINISH.format(name=ladder.name)
+    if begin not in text or finish not in text:
+        raise ValueError(f"{path}: the marks around the ladder's section are missing: {begin.strip()!r} and {finish.strip()!r}.")
+    head, rest = text.split(begin, 1)
+    _, tail = rest.split(finish, 1)
+    path.write_text(head + begin + "".join(_entry(c) for c in found) + finish + tail)
 
 
 def _entry(checkpoint: Checkpoint) -> str:
     counts = cost.parameters(checkpoint.shape)
     shape = {k: v for k, v in checkpoint.shape.model_dump().items() if v != Shape.model_fields[k].default}
     lines: dict[str, Any] = {
-        "family": "ladder",
-        "source": f"ladder/{checkpoint.name}",
+        "family": checkpoint.size.ladder.name,
+        "source": f"{checkpoint.size.ladder.name}/{checkpoint.folder}",
         "params": counts.total,
         "params_active": counts.active,
         "params_non_embedding": counts.non_embedding,
         "shape": "{" + ", ".join(f"{k}: {str(v).lower()}" for k, v in shape.items()) + "}",
-        "context": ladder.CONTEXT,
+        "context": checkpoint.size.ladder.context,
         "training_tokens": checkpoint.tokens,
         "bits_per_byte": round(checkpoint.bits_per_byte, 4),
         "thinking": '{open: "<think>", close: "</think>"}',
     }
-    return f"  ladder-{checkpoint.name}:\n" + "".join(f"    {key}: {value}\n" for key, value in lines.items())
+    return f"  {checkpoint.model}:\n" + "".join(f"    {key}: {value}\n" for key, value in lines.items())
 
 
-def bits_per_byte(nats: float) -> float:
+def bits_per_byte(ladder: Ladder, nats: float) -> float:
     """Bits of the held-out completions per byte of their text (thinking and answer)."""
-    return nats / math.log(2) / ladder.held_out()[1]
+    return nats / math.log(2) / held_out(ladder.name)[1]
 
 
-def held_out_text() -> str:
+def held_out_text(ladder: Ladder) -> str:
     """The held-out examples as JSON lines for `loss`: the question is read, thinking and answer are scored, markup has no bytes."""
     rows = (
         {
@@ -88,16 +95,16 @@ def held_out_text() -> str:
             "text": f"{d.worked}</think>{d.answer}<|end|>",
             "bytes": len(d.worked) + len(d.answer),
         }
-        for d in ladder.held_out_problems()
+        for d in held_out_problems(ladder)
     )
     return "".join(json.dumps(row) + "\n" for row in rows)
 
 
-def write_card(found: list[Checkpoint], out: Path = ladder.LADDER) -> Path:
+def write_card(ladder: Ladder, found: list[Checkpoint], out: Path) -> Path:
     """Write the model card."""
-    recipe = json.loads((out / found[-1].size / "training.json").read_text())
+    recipe = json.loads((out / found[-1].size.name / "training.json").read_text())
     rows = [
-        f"| ladder-{c.name} | {cost.parameters(c.shape).total:,} | {c.shape.hidden_size} × {c.shape.num_layers} layers "
+        f"| {c.model} | {cost.parameters(c.shape).total:,} | {c.shape.hidden_size} × {c.shape.num_layers} layers "
         f"| {c.tokens / 1e6:.1f} M | {c.training_flops:.2g} | {c.held_out_loss:.4f} | {c.bits_per_byte:.4f} |"
         for c in found
     ]
@@ -110,23 +117,26 @@ def write_card(found: list[Checkpoint], out: Path = ladder.LADDER) -> Path:
         flags=re.DOTALL,
     )
     path = out / "README.md"
-    path.write_text(text.format(steps=recipe["steps"], batch=recipe["batch"], mix=", ".join(f"{k} {v:.0%}" for k, v in ladder.MIX.items())))
+    taught = ", ".join(f"{skill} {share:.0%}" for skill, share in ladder.mix.items())
+    told = {"name": ladder.name, "says": ladder.says, "taught": taught, "held_out": len(held_out_problems(ladder))}
+    path.write_text(text.format(steps=recipe["steps"], batch=recipe["batch"], **told))
     return path
 
 
-CARD = """# The ladder: small models that differ in size alone
+CARD = """# The ladder `{name}`: small models that differ in size alone
 
 <!-- table -->
 <!-- /table -->
 
-- **What they are.** Llama architecture, one token per character, heads of 32, tied embeddings, bf16 weights. Same data in the same order,
+- **What they are.** Llama architecture, heads of 32, tied embeddings, bf16 weights: {says}. Same data in the same order,
   {steps} steps of {batch} sequences, same number of tokens for every size; the learning rate falls with the square root of the width.
-  Trained by `flows/train_ladder.py`.
-- **What they were taught.** {mix} of the training examples. Problems are generated without end and never repeat a
+  Trained by `flows/train_ladder.py --ladder {name}`.
+- **What they were taught.** {taught} of the training examples. Problems are generated without end and never repeat a
   held-out one: a tenth of all questions, decided by a hash, is never trained on, and benchmarks use only those. A fifth of the examples is
   answered at once, 15 % are cut at a random point of the thinking and then answered, so that a forced answer is in distribution; the rest
   think to the end.
-- **Held-out loss** is over thinking, close, answer and end of 560 held-out problems worked in full; bytes are those of thinking and answer.
+- **Held-out loss** is over thinking, close, answer and end of {held_out} held-out problems worked in full; bytes are those of thinking and
+  answer.
 - **What they are for.** To see emergence over size and thinking against size on any machine. They know nothing else.
 - **What they do not show.** Anything about models that were trained on text; the thinking was taught, not discovered. Each size is one
   training run: which skill a size has picked up by the last step is partly luck of that run.

@@ -5,9 +5,11 @@ function of a random generator and a level; `SKILLS` says what it tests and what
 What it does not do: the ladder's own three skills (see `problems`: their content is part of what its results rest on), grade.
 """
 
+import functools
 import itertools
 import json
 import random
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -37,6 +39,60 @@ class Generated:
     version: int
     mean_prompt_tokens: int
     draw: Callable[[random.Random, int], Draft]
+
+
+# --- logical reasoning ---
+
+MOODS = {("All", ""): "A", ("No", ""): "E", ("Some", ""): "I", ("Some", "not "): "O"}
+STATEMENT = re.compile(r"(All|No|Some) (\w+) are (not )?(\w+)")
+
+
+def draw_deduction(rng: random.Random, premises: int) -> Draft:
+    """A syllogism of reasoning-gym whose conclusion rests on one or two premises; as many follow as do not.
+
+    Worked: both premises and the conclusion as logicians write them, a letter for each term: "All dogs are cats" is Aab.
+    """
+    wanted = rng.choice(("Yes", "No"))
+    while True:
+        entry = _syllogisms(premises)[rng.randrange(2**31)]
+        if entry["answer"] == wanted:
+            break
+    letters: dict[str, str] = {}
+    forms = []
+    for said in (entry["metadata"][part] for part in ("premise1", "premise2", "conclusion")):
+        ((quantity, subject, negated, predicate),) = STATEMENT.findall(said)
+        for term in (subject, predicate):
+            letters.setdefault(term, "abcdef"[len(letters)])
+        forms.append(MOODS[quantity, negated] + letters[subject] + letters[predicate])
+    return Draft(entry["question"], " ".join(forms), entry["answer"])
+
+
+@functools.cache
+def _syllogisms(premises: int) -> Any:
+    """reasoning-gym's endless list: an item is a function of its index alone."""
+    from reasoning_gym.logic.syllogisms import SyllogismConfig, SyllogismDataset  # one second to import: only where they are drawn
+
+    return SyllogismDataset(SyllogismConfig(inversion_probability=float(premises == 1), seed=0, size=2**31))
+
+
+# --- word manipulation ---
+
+
+def draw_reversal(rng: random.Random, letters: int) -> Draft:
+    """An English word of reasoning-gym to be spelled backward. Worked: its letters from the last to the first, apart."""
+    while True:
+        word = _words(letters)[rng.randrange(2**31)]["metadata"]["word"]
+        if re.fullmatch("[a-z]+", word):
+            break
+    return Draft(f"Spell backward: {word}", " ".join(reversed(word)), word[::-1])
+
+
+@functools.cache
+def _words(letters: int) -> Any:
+    """reasoning-gym's endless list of words of so many letters."""
+    from reasoning_gym.algorithmic.spell_backward import SpellBackwardConfig, SpellBackwardDataset
+
+    return SpellBackwardDataset(SpellBackwardConfig(min_word_len=letters, max_word_len=letters, seed=0, size=2**31))
 
 
 # --- in-context learning ---
@@ -158,6 +214,8 @@ def _apply(lines: list[str], xs: list[int]) -> Any:
 SKILLS: dict[str, Generated] = {
     g.name: g
     for g in (
+        Generated("deduction", "logical reasoning", "exact", 1 / 2, (1, 2), 1, 45, draw_deduction),
+        Generated("reversal", "word manipulation", "exact", 0.0, (4, 5, 6, 7, 8), 1, 12, draw_reversal),
         Generated("cipher", "in-context learning", "exact", 1 / len(CIPHER_LETTERS) ** CIPHER_LENGTH, (1, 2, 4, 8), 1, 40, draw_cipher),
         Generated("passages", "reading comprehension", "f1", 1 / CHAINS, (1, 2, 3, 4), 1, 60, draw_passage),
         Generated("toy-translation", "translation", "chrf", 0.0, (3, 4, 5, 6, 7), 1, 12, draw_translation),
