@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+from thinkscale import calculator
 from thinkscale.config import FLOWS
 from thinkscale.problems import GENERATED, Draft, Generated, held_out_drafts, training_draft
 from thinkscale.skills import SKILLS
@@ -49,6 +50,8 @@ class Ladder:
     mix: dict[str, float]
     """Share of each skill in training: what is learned late gets more."""
     characters: str
+    marks: tuple[str, ...]
+    """Markup that is one token."""
     worded: tuple[str, ...]
     """Skills whose frequent words are one token each; elsewhere a token is a character."""
     context: int
@@ -74,17 +77,21 @@ class Ladder:
     @functools.cached_property
     def vocabulary(self) -> dict[str, int]:
         """Token -> id."""
-        return {token: i for i, token in enumerate((*SPECIAL, *self.characters, *self.words))}
+        return {token: i for i, token in enumerate((*SPECIAL, *self.characters, *self.marks, *self.words))}
 
     @functools.cached_property
     def pattern(self) -> str:
-        """One token at the start of a text, as a regular expression: a whole word of the vocabulary, else a character."""
-        whole = "|".join(word if word[0] == " " else rf"\b{word}" for word in self.words)
-        return rf"(?:{whole})\b|[\s\S]" if whole else r"[\s\S]"
+        """One token at the start of a text, as a regular expression: a mark, a whole word of the vocabulary, else a character."""
+        words = "|".join(word if word[0] == " " else rf"\b{word}" for word in self.words)
+        return "|".join([*self.marks, *([rf"(?:{words})\b"] if words else []), r"[\s\S]"])
+
+    def tokens(self, text: str) -> list[str]:
+        """A text without special tokens, cut into tokens."""
+        return re.findall(self.pattern, text)
 
     def encode(self, text: str) -> list[int]:
         """Ids of a text without markup. Raises KeyError where a character is not in the alphabet."""
-        return [self.vocabulary[token] for token in re.findall(self.pattern, text)]
+        return [self.vocabulary[token] for token in self.tokens(text)]
 
 
 class Size(NamedTuple):
@@ -114,12 +121,14 @@ class Example(NamedTuple):
 def example(ladder: Ladder, draft: Draft, cut: int | None) -> Example:
     """A draft as a sequence: user, question, assistant, thinking (cut after so many tokens; None: whole), close, answer, end.
 
-    The question is not learned, nor the close of a cut thinking: where it comes is our doing.
+    The question is not learned, nor the close of a cut thinking (where it comes is our doing), nor what a tool puts into the thinking.
     """
     thinking = ladder.encode(draft.worked)[:cut]
+    starts = itertools.accumulate((len(token) for token in ladder.tokens(draft.worked)), initial=0)
+    written = [not any(first <= start < end for first, end in draft.injected) for start, _ in zip(starts, thinking, strict=False)]
     before = [USER, *ladder.encode(draft.question), ASSISTANT, OPEN]
     after = [*ladder.encode(draft.answer), END]
-    learned = [False] * len(before) + [True] * len(thinking) + [cut is None] + [True] * len(after)
+    learned = [False] * len(before) + written + [cut is None] + [True] * len(after)
     return Example([*before, *thinking, CLOSE, *after], learned)
 
 
@@ -175,19 +184,21 @@ FIRST = Ladder(
     kept=frozenset({"10k", "21k", "46k", "100k", "215k"}),  # all of them would be over 8 MB
     mix={"sums": 0.4, "swaps": 0.22, "mapping": 0.38},
     characters="0123456789abcdefghijklmnopqrstuvwxyz+-*/=<>?!.,:;()[]' \n",
+    marks=(),
     worded=(),
     context=256,
     folder=FLOWS / "ladder",
 )
 MANY = Ladder(
     name="many",
-    says="seven skills in English, code and an invented language, one token per character or frequent word",
+    says="seven skills in English, signs and an invented language, one token per character or frequent word",
     sizes=dict(zip(("16k", "33k", "64k", "123k", "250k", "515k"), WIDTHS[:6], strict=True)),
     kept=frozenset(),
-    mix={"sums": 0.16, "deduction": 0.1, "reversal": 0.14, "cipher": 0.2, "passages": 0.2, "toy-translation": 0.1, "functions": 0.1},
+    mix={"sums": 0.18, "deduction": 0.1, "reversal": 0.14, "cipher": 0.2, "passages": 0.18, "toy-translation": 0.08, "calculator": 0.12},
     characters="\n" + "".join(map(chr, range(32, 127))),
-    worded=("deduction", "reversal", "passages", "toy-translation", "functions"),
-    context=512,
+    marks=(calculator.OPEN, calculator.CLOSE),
+    worded=("deduction", "reversal", "passages", "toy-translation"),
+    context=256,
     folder=FLOWS / "many",
 )
 LADDERS = {ladder.name: ladder for ladder in (FIRST,)}
