@@ -151,7 +151,7 @@ class Claims:
 
     def _last(self, slice_id: str) -> Claim:
         """The claim that counts; generation 0 where there is none."""
-        numbered = [(int(p.name.split(".")[1]), p) for p in files.listed(self.folder, ".json") if p.name.startswith(f"{slice_id}.")]
+        numbered = [(int(p.name.split(".")[1]), p) for p in files.listed(self.folder, ".json", f"{slice_id}.")]
         if not numbered:
             return Claim(0, None)
         generation, path = max(numbered, key=lambda n: n[0])
@@ -214,8 +214,8 @@ class Seen(NamedTuple):
 def at_work(store: Store) -> list[Seen]:
     """Who works on an experiment; processes that certainly ended are left out, others may have died `silent` seconds ago."""
     found = []
-    for path in files.listed(store.root / FOLDER, ".json"):
-        said = _read(path) if path.name.startswith("owner-") else None
+    for path in files.listed(store.root / FOLDER, ".json", "owner-"):
+        said = _read(path)
         if said is not None:
             seen = Seen(Owner(**said["owner"]), tuple(said["slices"]), said["beat"], files.age(path))
             found += [] if seen.owner.gone else [seen]

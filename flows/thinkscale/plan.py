@@ -5,14 +5,13 @@ What it does not do: start anything; `--plan` prints this and imports neither pr
 """
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 from rich.table import Table as RichTable
@@ -120,16 +119,17 @@ def on_disk(study: Study, trace_set_id: str, problems: Sequence[Problem] | None 
     """Read the keys of a trace set, all or of some problems. Raises StoreError for a part of another schema version."""
     samples = _keys(study, "samples", ["problem_id", "sample_index", "ended", "trace_budget"], trace_set_id, problems)
     answers = _keys(study, "answers", ["cell_id", "problem_id", "sample_index"], trace_set_id, problems)
-    longest_last = samples.sort_values("trace_budget").itertuples(index=False)
-    return OnDisk({SampleKey(p, int(i)): (e, int(b)) for p, i, e, b in longest_last}, set(answers.itertuples(index=False, name=None)))
+    longest_last = sorted(samples, key=lambda key: key[3])
+    return OnDisk({SampleKey(p, i): (ended, budget) for p, i, ended, budget in longest_last}, set(answers))
 
 
-def _keys(study: Study, table: TableName, columns: list[str], trace_set_id: str, problems: Sequence[Problem] | None) -> pd.DataFrame:
+def _keys(study: Study, table: TableName, columns: list[str], trace_set_id: str, problems: Sequence[Problem] | None) -> Iterator[Any]:
+    """Tuples in the order of the columns. Without pandas: this is asked before every shard, and most answers are a few hundred rows."""
     rows = study.store.read_keys(table, columns, {trace_set_id})
     if problems is not None:
         rows = rows.filter(pc.is_in(rows["problem_id"].cast(pa.string()), pa.array([p.problem_id for p in problems])))
-    frame: pd.DataFrame = rows.to_pandas().astype({c: str for c in columns if pa.types.is_dictionary(rows.schema.field(c).type)})
-    return frame
+    plain = (rows[c].cast(pa.string()) if pa.types.is_dictionary(rows.schema.field(c).type) else rows[c] for c in columns)
+    return zip(*(column.to_pylist() for column in plain), strict=True)
 
 
 def owed_shards(study: Study, model: str) -> list[Shard]:
