@@ -4,6 +4,7 @@ Why: a prompt is text that strangers may write (its template runs in a sandbox),
 What it does not do: draw anything (see `generate`), hold a tokenizer of its own.
 """
 
+import functools
 from collections.abc import Sequence
 
 import jinja2
@@ -80,10 +81,9 @@ def render(prompt_text: str, problem: Problem, examples: Sequence[Problem] = ())
     Raises: ValueError where the template does not hold the question, uses an unknown name or touches what it may not, leaves out the
     examples, or shows the thinking of examples that have none.
     """
-    environment = ImmutableSandboxedEnvironment(undefined=jinja2.StrictUndefined, keep_trailing_newline=True, autoescape=False)
     shown = [_Shown(p) for p in examples]
     try:
-        text = environment.from_string(prompt_text).render(question=problem.question, choices=problem.choices, examples=shown)
+        text = _template(prompt_text).render(question=problem.question, choices=problem.choices, examples=shown)
     except (jinja2.TemplateError, ArithmeticError, LookupError, TypeError, ValueError) as e:  # a template is a program of somebody's
         raise ValueError(
             f"prompt cannot be rendered: {e}. A prompt may use `question`, `choices` and `examples` (each with question, answer, worked)."
@@ -93,6 +93,13 @@ def render(prompt_text: str, problem: Problem, examples: Sequence[Problem] = ())
     if any(p.question not in text for p in examples):
         raise ValueError("prompt leaves out the examples: loop over `examples` in the template, or set `examples: [0]`.")
     return text
+
+
+@functools.lru_cache(maxsize=64)
+def _template(prompt_text: str) -> jinja2.Template:
+    """Compiled once: it is rendered for every problem."""
+    environment = ImmutableSandboxedEnvironment(undefined=jinja2.StrictUndefined, keep_trailing_newline=True, autoescape=False)
+    return environment.from_string(prompt_text)
 
 
 class _Shown:
