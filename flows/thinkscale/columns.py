@@ -22,6 +22,7 @@ TableName = Literal[
     "headline",
     "regions",
     "membership",
+    "purchase",
     "claims",
     "emergence",
     "thresholds",

@@ -8,6 +8,7 @@ import pyarrow as pa
 
 from thinkscale.columns import TRACE_SET, Column, Table, TableName, id_type
 from thinkscale.conclusions import CALIBRATION, EMERGENCE, MEMBERSHIP, REGIONS, THRESHOLDS
+from thinkscale.decisions import PURCHASE
 from thinkscale.extrapolations import FORECAST, SCALING
 from thinkscale.points import CLAIMS, COMPARISON, COMPLIANCE, HEADLINE, SUMMARY
 
@@ -20,6 +21,7 @@ __all__ = [  # also those declared elsewhere
     "FORECAST",
     "HEADLINE",
     "MEMBERSHIP",
+    "PURCHASE",
     "REGIONS",
     "SCALING",
     "SCHEMA_VERSION",
@@ -233,5 +235,19 @@ LOSS = Table(
 )
 
 _DRAWN = (PROBLEMS, SAMPLES, ANSWERS, GRADES, ENGINE, LOSS)
-_COMPUTED = (SUMMARY, COMPLIANCE, COMPARISON, HEADLINE, REGIONS, MEMBERSHIP, CLAIMS, EMERGENCE, THRESHOLDS, CALIBRATION, SCALING, FORECAST)
+_COMPUTED = (
+    SUMMARY,
+    COMPLIANCE,
+    COMPARISON,
+    HEADLINE,
+    REGIONS,
+    MEMBERSHIP,
+    PURCHASE,
+    CLAIMS,
+    EMERGENCE,
+    THRESHOLDS,
+    CALIBRATION,
+    SCALING,
+    FORECAST,
+)
 TABLES: dict[str, Table] = {t.name: t for t in (*_DRAWN, *_COMPUTED)}
