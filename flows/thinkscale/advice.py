@@ -4,6 +4,7 @@ Why: as in `findings`; these sentences advise where those compare.
 What it does not do: compute anything that is not in a table (see `purchase`, `targets`, `split`).
 """
 
+import math
 from collections.abc import Hashable, Sequence
 from typing import Any, NamedTuple
 
@@ -14,6 +15,9 @@ from thinkscale.axes import AXES
 from thinkscale.findings import Finding
 from thinkscale.regions import SURE
 from thinkscale.routes import is_greedy
+from thinkscale.summarize import setting_name
+
+HALF = 0.5
 
 
 class Advice(NamedTuple):
@@ -86,6 +90,46 @@ def _purchase(axes: dict[str, pd.DataFrame], last: str) -> Finding:
     turned = [f"{other.what} by {AXES[axis]}" for axis, other in others.items() if advice.sure and other.sure and other.what != advice.what]
     text += f". Not so on every axis of cost: {', '.join(turned)}" if turned else ""
     return Finding(text + ".", row["gain"], row["low"], row["high"], "purchase", {name: row[name] for name in schema.PURCHASE.key})
+
+
+def cheapest_ways(table: pd.DataFrame) -> list[Finding]:
+    """What a target accuracy costs in FLOPs, over all problems: the first at or above one half that is reached, and the highest.
+
+    Args:
+        table: from `targets.targets`.
+    """
+    said = []
+    for benchmark, rows in table[table["slice"] == "all"].groupby("benchmark", sort=True):
+        flops = rows[rows["axis"] == "flops"].sort_values("target")
+        reached = flops[flops["cell_id"].notna()].to_dict("records")
+        said += [_unreached(str(benchmark), row) for row in flops.head(1).to_dict("records") if not reached]
+        wanted = dict.fromkeys(row["target"] for row in reached if row["target"] >= HALF)
+        for row in [row for row in reached if row["target"] in [*list(wanted)[:1], reached[-1]["target"]]]:
+            others = rows[(rows["target"] == row["target"]) & (rows["axis"] != "flops")]
+            said.append(_cheapest(row, {r["axis"]: r for r in others.to_dict("records")}))
+    return said
+
+
+def _unreached(benchmark: str, row: dict[Hashable, Any]) -> Finding:
+    text = f"{benchmark}: no setting is right in {row['target']:.0%} of its answers, nor in {row['share_never']:.1%} of the draws."
+    return Finding(text, math.nan, math.nan, math.nan, "targets", {str(name): row[name] for name in schema.TARGETS.key})
+
+
+def _cheapest(row: dict[Hashable, Any], others: dict[str, dict[Hashable, Any]]) -> Finding:
+    name = setting_name(*(row[c] for c in ("model", "thinking_budget", "metric", "k")))
+    text = f"{row['benchmark']}: {row['target']:.0%} right costs least with {name} "
+    text += f"({row['value']:.1%} [{row['low']:.1%}, {row['high']:.1%}]), {row['cost']:.3g} FLOPs per problem "
+    text += f"[{row['cost_low']:.3g}, {row['cost_high']:.3g}]; it is the cheapest in {row['share_cheapest']:.1%} of draws, "
+    text += f"a setting of {row['model']} in {row['share_model']:.1%}"
+    text += f", nobody is there in {row['share_never']:.1%}" if row["share_never"] else ""
+    text += (
+        f"; what half of the problems choose is right in {row['held_out']:.1%} of the others'" if row["held_out"] < row["target"] else ""
+    )
+    text += f"; there in 95 % of draws: {row['safe']} for {row['safe_cost']:.3g}" if row["safe"] not in ("", name) else ""
+    turned = [f"{r['model']} by {AXES[axis]}" for axis in AXES if (r := others.get(axis)) and r["model"] != row["model"]]
+    text += f". Not so on every axis of cost: {', '.join(turned)}" if turned else ""
+    where = {str(c): row[c] for c in schema.TARGETS.key}
+    return Finding(text + ".", row["cost"], row["cost_low"], row["cost_high"], "targets", where)
 
 
 def _points(gain: float, low: float, high: float) -> str:

@@ -23,6 +23,7 @@ TableName = Literal[
     "regions",
     "membership",
     "purchase",
+    "targets",
     "claims",
     "emergence",
     "thresholds",

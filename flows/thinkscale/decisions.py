@@ -16,6 +16,13 @@ _AXIS = Column(
     "sample: waiting), `kv_bytes`, `seconds` (GPU-seconds as measured), `dollars` (where a table has them).",
 )
 
+_SETTING = (
+    ("model", pa.string(), "model"),
+    ("thinking_budget", pa.int32(), "thinking budget"),
+    ("metric", pa.string(), "metric"),
+    ("k", pa.int32(), "samples"),
+)
+
 
 def _ends(name: str, of: str, nullable: bool = False) -> tuple[Column, Column]:
     return (
@@ -60,6 +67,40 @@ PURCHASE = Table(
         ),
         Column("share_nothing", pa.float64(), "Share of draws in which no route from here gains.", nullable=True),
         Column("num_open", pa.int32(), "Routes that go on from here at a cost known on this axis."),
+        Column("num_problems", pa.int32(), "Problems that all cells of the skill share."),
+    ),
+)
+
+TARGETS = Table(
+    "targets",
+    "one row per benchmark, slice, axis of cost and target accuracy: the cheapest setting that reaches it",
+    ("benchmark", "slice", "axis", "target"),
+    (
+        _POINT["benchmark"],
+        _POINT["skill"],
+        _POINT["slice"],
+        _AXIS,
+        Column("target", pa.float64(), "The accuracy wanted; only those above guessing have rows."),
+        Column("cell_id", pa.string(), "Cell of the cheapest setting at the target or above; null: nobody reaches it.", nullable=True),
+        *(Column(name, type_, f"Its {text}.", nullable=True) for name, type_, text in _SETTING),
+        Column("value", pa.float64(), "Its accuracy.", nullable=True),
+        *_ends("{}", "its accuracy's", True),
+        Column("cost", pa.float64(), "What it costs per problem, in the axis's unit.", nullable=True),
+        Column("cost_low", pa.float64(), "Of the bootstrap draws' cheapest costs the 2.5 % quantile; inf where the target is not reached."),
+        Column("cost_high", pa.float64(), "Their 97.5 % quantile; inf: more than 2.5 % of the draws do not reach the target."),
+        Column("share_cheapest", pa.float64(), "Share of draws in which this very setting is the cheapest that reaches it.", nullable=True),
+        Column("share_model", pa.float64(), "Share of draws in which a setting of its model is.", nullable=True),
+        Column("share_never", pa.float64(), "Share of draws in which nobody reaches it."),
+        Column(
+            "held_out",
+            pa.float64(),
+            "Accuracy, on the other half of the problems, of the cheapest setting that one half says reaches the target. Below the "
+            "target: such choices are partly luck. Null where no half reaches it.",
+            nullable=True,
+        ),
+        Column("safe", pa.string(), "The cheapest setting that reaches it in 95 % of the draws; empty: none does."),
+        Column("safe_cost", pa.float64(), "What that costs.", nullable=True),
+        Column("num_points", pa.int32(), "Settings in the choice: those that need no oracle and whose cost on this axis is known."),
         Column("num_problems", pa.int32(), "Problems that all cells of the skill share."),
     ),
 )

@@ -8,7 +8,7 @@ import pyarrow as pa
 
 from thinkscale.columns import TRACE_SET, Column, Table, TableName, id_type
 from thinkscale.conclusions import CALIBRATION, EMERGENCE, MEMBERSHIP, REGIONS, THRESHOLDS
-from thinkscale.decisions import PURCHASE
+from thinkscale.decisions import PURCHASE, TARGETS
 from thinkscale.extrapolations import FORECAST, SCALING
 from thinkscale.points import CLAIMS, COMPARISON, COMPLIANCE, HEADLINE, SUMMARY
 
@@ -27,6 +27,7 @@ __all__ = [  # also those declared elsewhere
     "SCHEMA_VERSION",
     "SUMMARY",
     "TABLES",
+    "TARGETS",
     "THRESHOLDS",
     "Column",
     "Table",
@@ -243,6 +244,7 @@ _COMPUTED = (
     REGIONS,
     MEMBERSHIP,
     PURCHASE,
+    TARGETS,
     CLAIMS,
     EMERGENCE,
     THRESHOLDS,
