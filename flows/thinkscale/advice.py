@@ -132,5 +132,42 @@ def _cheapest(row: dict[Hashable, Any], others: dict[str, dict[Hashable, Any]]) 
     return Finding(text + ".", row["cost"], row["cost_low"], row["cost_high"], "targets", where)
 
 
+def how_to_split(table: pd.DataFrame) -> list[Finding]:
+    """One long thought or several short ones, for the tokens of one sample at the largest thinking budget and for the largest budget.
+
+    Runs of sizes of which the same is true share a sentence, with the numbers of the smallest.
+
+    Args:
+        table: from `split.splits`.
+    """
+    said = []
+    for (benchmark, _, _), rows in table[(table["slice"] == "all") & (table["axis"] == "tokens")].groupby(["benchmark", "prompt", "route"]):
+        models = [group.sort_values("budget").to_dict("records") for _, group in rows.groupby(["params", "model", "sampling"], sort=True)]
+        at_one = [next(row for row in each if row["longest"] == 1) for each in models]
+        pairs = [(one, each[-1]) for one, each in zip(at_one, models, strict=True)]
+        for run in _runs(pairs, [(_votes(one["share_votes"]), most["low"] > 0) for one, most in pairs]):
+            said.append(_split(str(benchmark), run[0], str(run[-1][0]["model"])))
+    return said
+
+
+def _votes(share: float) -> str:
+    if share >= SURE:
+        return "several shorter thoughts are the best split"
+    return "one thought is the best split" if share <= 1 - SURE else "neither one thought nor several shorter ones are shown to be better"
+
+
+def _split(benchmark: str, of: tuple[dict[Hashable, Any], dict[Hashable, Any]], last: str) -> Finding:
+    """The sentence of a run of sizes. `of` its smallest: the rows of one sample's cost, and of the largest budget."""
+    one, most = of
+    whom = one["model"] if one["model"] == last else f"{one['model']} to {last}"
+    best, much = (setting_name(row["model"], row["thinking_budget"], "maj@k", row["k"]) for row in of)
+    text = f"{benchmark}, {whom}, for the tokens of one sample at the largest thinking budget: {_votes(one['share_votes'])} "
+    text += f"(several in {one['share_votes']:.1%} of draws; {best} "
+    text += f"{one['held_out']:.1%} [{one['held_out_low']:.1%}, {one['held_out_high']:.1%}]); for {most['longest']:.3g} times as many "
+    text += f"{much} is, in {most['share_best']:.1%} of draws: {_points(most['difference'], most['low'], most['high'])} over one thought."
+    where = {str(c): most[c] for c in schema.SPLIT.key}
+    return Finding(text, most["difference"], most["low"], most["high"], "split", where)
+
+
 def _points(gain: float, low: float, high: float) -> str:
     return f"{100 * gain:+.1f} points [{100 * low:+.1f}, {100 * high:+.1f}]"

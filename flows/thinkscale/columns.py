@@ -24,6 +24,7 @@ TableName = Literal[
     "membership",
     "purchase",
     "targets",
+    "split",
     "claims",
     "emergence",
     "thresholds",

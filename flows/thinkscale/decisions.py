@@ -104,3 +104,39 @@ TARGETS = Table(
         Column("num_problems", pa.int32(), "Problems that all cells of the skill share."),
     ),
 )
+
+SPLIT = Table(
+    "split",
+    "one row per benchmark, slice, model, axis of cost and budget: the best thinking budget and number of votes that it buys",
+    ("benchmark", "slice", "model", "prompt", "route", "sampling", "axis", "budget"),
+    (
+        *(_POINT[name] for name in ("model", "params", "benchmark", "skill", "slice", "prompt", "route", "sampling")),
+        Column("axis", pa.string(), "What is budgeted: `tokens` (completion) or `flops`, per problem."),
+        Column("budget", pa.float64(), "So much of it at most."),
+        Column(
+            "longest",
+            pa.float64(),
+            "`budget` over the cost of one sample at the largest thinking budget; at 1 one thought may have it all.",
+        ),
+        Column("thinking_budget", pa.int32(), "Thinking budget of the best split in the data; of level ones the cheapest."),
+        Column("k", pa.int32(), "Its votes; 1: one sample."),
+        Column("cost", pa.float64(), "What it costs."),
+        Column("value", pa.float64(), "Its accuracy on the problems that chose it: too good where many settings are about equal."),
+        Column("share_best", pa.float64(), "Share of bootstrap draws in which this very split is the best."),
+        Column("share_votes", pa.float64(), "Share of draws in which the best split has more than one sample."),
+        *(
+            Column(f"{name}_{end}", pa.int32(), f"Of the draws' best {text} the {word} % quantile.")
+            for name, text in (("thinking_budget", "thinking budgets"), ("k", "numbers of votes"))
+            for end, word in (("low", "2.5"), ("high", "97.5"))
+        ),
+        Column("held_out", pa.float64(), "Accuracy of the best split, chosen on other problems than it is scored on."),
+        *_ends("held_out_{}", "its"),
+        Column("single", pa.float64(), "The same among single samples: all of the budget into one thought."),
+        Column(
+            "difference", pa.float64(), "`held_out - single`, paired by problem; 0 with its ends where every half chose a single sample."
+        ),
+        *_ends("{}", "the difference's"),
+        Column("num_points", pa.int32(), "Splits that the budget buys."),
+        Column("num_problems", pa.int32(), "Problems that all cells of the skill share."),
+    ),
+)

@@ -16,7 +16,7 @@ from rich.markup import escape
 from rich.table import Table as RichTable
 from upath import UPath
 
-from thinkscale.advice import cheapest_ways, worth_buying
+from thinkscale.advice import cheapest_ways, how_to_split, worth_buying
 from thinkscale.axes import priced
 from thinkscale.boards import boards
 from thinkscale.calibration import calibration, confident_before_onset
@@ -36,6 +36,7 @@ from thinkscale.plots import accuracy_vs_flops, accuracy_vs_size, forecasts
 from thinkscale.purchase import purchases
 from thinkscale.regions import frontier_membership, win_regions
 from thinkscale.schema import TableName
+from thinkscale.split import splits
 from thinkscale.store import StoreError, read_graded
 from thinkscale.summarize import deployable, summarize
 from thinkscale.targets import targets
@@ -152,15 +153,17 @@ def who_wins(graded: pd.DataFrame, summary: pd.DataFrame, seed: int) -> Conclude
 
 
 def what_to_do(study: Study, graded: pd.DataFrame, summary: pd.DataFrame, bits: Mapping[str, float | None]) -> tuple[Concluded, ...]:
-    """Tables `purchase` and `targets`, and sentences."""
+    """Tables `purchase`, `targets` and `split`, and sentences."""
     log.info("looking for what to buy, and for the cheapest ways to targets")
     gpu = None if study.config.gpu is None else study.catalogue.gpus[study.config.gpu]
     prices = priced(summary, graded, gpu, study.store.read("engine").to_pandas())
     all_points = boards(graded, deployable(prices), PUBLISHED_DRAWS, study.config.engine.seed)
-    bought, reached = purchases(all_points, known_about(study, bits)), targets(all_points, seed=study.config.engine.seed)
+    seed = study.config.engine.seed
+    bought, reached, shared = purchases(all_points, known_about(study, bits)), targets(all_points, seed=seed), splits(all_points, seed=seed)
     return (
         Concluded("What should I buy next?", {"purchase": bought}, (), tuple(worth_buying(bought))),
         Concluded("What does a target cost?", {"targets": reached}, (), tuple(cheapest_ways(reached))),
+        Concluded("One long thought or several short ones?", {"split": shared}, (), tuple(how_to_split(shared))),
     )
 
 

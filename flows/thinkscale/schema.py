@@ -8,7 +8,7 @@ import pyarrow as pa
 
 from thinkscale.columns import TRACE_SET, Column, Table, TableName, id_type
 from thinkscale.conclusions import CALIBRATION, EMERGENCE, MEMBERSHIP, REGIONS, THRESHOLDS
-from thinkscale.decisions import PURCHASE, TARGETS
+from thinkscale.decisions import PURCHASE, SPLIT, TARGETS
 from thinkscale.extrapolations import FORECAST, SCALING
 from thinkscale.points import CLAIMS, COMPARISON, COMPLIANCE, HEADLINE, SUMMARY
 
@@ -25,6 +25,7 @@ __all__ = [  # also those declared elsewhere
     "REGIONS",
     "SCALING",
     "SCHEMA_VERSION",
+    "SPLIT",
     "SUMMARY",
     "TABLES",
     "TARGETS",
@@ -245,6 +246,7 @@ _COMPUTED = (
     MEMBERSHIP,
     PURCHASE,
     TARGETS,
+    SPLIT,
     CLAIMS,
     EMERGENCE,
     THRESHOLDS,
