@@ -1,7 +1,7 @@
-"""What to do, in sentences: what to buy next, how to reach a target, how to split a budget; where the advice turns on what is paid.
+"""What to do, in sentences: what to buy next, what a target costs, how to split a budget, what more samples would find.
 
 Why: as in `findings`; these sentences advise where those compare.
-What it does not do: compute anything that is not in a table (see `purchase`, `targets`, `split`).
+What it does not do: compute anything that is not in a table (see `purchase`, `targets`, `split`, `coverage`).
 """
 
 import math
@@ -12,12 +12,15 @@ import pandas as pd
 
 from thinkscale import schema
 from thinkscale.axes import AXES
+from thinkscale.coverage import CHOSEN
 from thinkscale.findings import Finding
 from thinkscale.regions import SURE
 from thinkscale.routes import is_greedy
 from thinkscale.summarize import setting_name
 
 HALF = 0.5
+WORTH_SAYING = 0.02
+"""Of all problems: less that more samples would find is not said."""
 
 
 class Advice(NamedTuple):
@@ -167,6 +170,52 @@ def _split(benchmark: str, of: tuple[dict[Hashable, Any], dict[Hashable, Any]], 
     text += f"{much} is, in {most['share_best']:.1%} of draws: {_points(most['difference'], most['low'], most['high'])} over one thought."
     where = {str(c): most[c] for c in schema.SPLIT.key}
     return Finding(text, most["difference"], most["low"], most["high"], "split", where)
+
+
+def beyond_samples(table: pd.DataFrame) -> list[Finding]:
+    """What four times the samples would find, by the law that AIC chose: of each benchmark the biggest model's smallest budget that has
+    something left to find and a forecast; and how well the laws did on samples that they had not seen.
+
+    Args:
+        table: from `coverage.coverage`.
+    """
+    said = []
+    chosen = table[table["law"] == CHOSEN]
+    for _, rows in chosen.sort_values(["params", "thinking_budget"], ascending=[False, True]).groupby("benchmark", sort=True):
+        for cell_id in rows["cell_id"].unique():
+            mine = rows[rows["cell_id"] == cell_id]
+            seen = {row["k"]: row for row in mine[mine["num_samples"] == mine["num_samples"].max()].to_dict("records")}
+            now, then = (seen[times * min(seen)] for times in (1, 4))
+            if then["outcome"] == "forecast" and then["value"] - now["observed"] >= WORTH_SAYING:
+                left_out = mine[mine["num_samples"] < mine["num_samples"].max()].to_dict("records")
+                said.append(_beyond(now, then, left_out))
+                break
+    return said + _checked(table[(table["num_samples"] < table["k"]) & table["error"].notna()])
+
+
+def _beyond(now: dict[Hashable, Any], then: dict[Hashable, Any], left_out: list[dict[Hashable, Any]]) -> Finding:
+    text = f"{now['benchmark']}, {setting_name(now['model'], now['thinking_budget'], 'pass@k', 1)}: {now['observed']:.1%} of the problems "
+    text += f"are solved at least once in {now['k']} samples; in {then['k']} it would be {then['value']:.1%} [{then['low']:.1%}, "
+    text += f"{then['high']:.1%}], by a beta-binomial{' with problems beyond the model' if then['zero'] > 0 else ''} (an oracle's bound: "
+    text += "somebody must know which is right)"
+    for row in left_out:
+        if row["outcome"] == "forecast":
+            text += f"; fitted to {row['num_samples']} samples it missed the other {row['k']}'s {row['observed']:.1%} by "
+            text += _points(row["error"], row["error_low"], row["error_high"])
+    return Finding(text + ".", then["value"], then["low"], then["high"], "coverage", {str(c): then[c] for c in schema.COVERAGE.key})
+
+
+def _checked(told: pd.DataFrame) -> list[Finding]:
+    """One sentence on all the checks."""
+    parts, errors = [], {}
+    for law, rows in told.groupby("law", sort=True):
+        held = ((rows["error_low"] <= 0) & (rows["error_high"] >= 0)).sum()
+        errors[law] = float(rows["error"].abs().mean())
+        parts.append(f"{law} {100 * errors[law]:.1f} points (interval holds 0 in {held} of {len(rows)} cells)")
+    if not parts:
+        return []
+    text = f"Fitted to a quarter of the samples, laws missed the coverage of the other three quarters by, on average: {', '.join(parts)}."
+    return [Finding(text, errors.get(CHOSEN, math.nan), math.nan, math.nan, "coverage", {"law": CHOSEN})]
 
 
 def _points(gain: float, low: float, high: float) -> str:

@@ -31,6 +31,7 @@ TableName = Literal[
     "calibration",
     "scaling",
     "forecast",
+    "coverage",
 ]
 
 id_type = pa.dictionary(pa.int32(), pa.string())  # ids repeat on every row: dictionary-encoded they cost a few bits

@@ -16,12 +16,13 @@ from rich.markup import escape
 from rich.table import Table as RichTable
 from upath import UPath
 
-from thinkscale.advice import cheapest_ways, how_to_split, worth_buying
+from thinkscale.advice import beyond_samples, cheapest_ways, how_to_split, worth_buying
 from thinkscale.axes import priced
 from thinkscale.boards import boards
 from thinkscale.calibration import calibration, confident_before_onset
 from thinkscale.compare import claims, compare, comparison_table, headline
 from thinkscale.compliance import compliance, compliance_table
+from thinkscale.coverage import coverage
 from thinkscale.curves import About, skill_curves
 from thinkscale.emergence import emergence, findings
 from thinkscale.emergence_plots import emergence_over_size
@@ -97,6 +98,7 @@ def analyze(study: Study, *, mixed: bool = False) -> Analysis:
         *what_to_do(study, graded, summary, bits),
         what_emerges(study, graded, summary, bits),
         what_was_foreseen(study, graded, bits),
+        what_more_samples_find(graded, seed),
     )
     best = headline(graded, summary, PUBLISHED_DRAWS, seed)
     root = study.store.root
@@ -165,6 +167,13 @@ def what_to_do(study: Study, graded: pd.DataFrame, summary: pd.DataFrame, bits: 
         Concluded("What does a target cost?", {"targets": reached}, (), tuple(cheapest_ways(reached))),
         Concluded("One long thought or several short ones?", {"split": shared}, (), tuple(how_to_split(shared))),
     )
+
+
+def what_more_samples_find(graded: pd.DataFrame, seed: int) -> Concluded:
+    """The table `coverage`, and sentences."""
+    log.info("forecasting what more samples would find")
+    table = coverage(graded, PUBLISHED_DRAWS, seed)
+    return Concluded("What would more samples find?", {"coverage": table}, (), tuple(beyond_samples(table)))
 
 
 def known_about(study: Study, bits: Mapping[str, float | None]) -> dict[str, About]:

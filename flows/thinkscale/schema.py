@@ -9,7 +9,7 @@ import pyarrow as pa
 from thinkscale.columns import TRACE_SET, Column, Table, TableName, id_type
 from thinkscale.conclusions import CALIBRATION, EMERGENCE, MEMBERSHIP, REGIONS, THRESHOLDS
 from thinkscale.decisions import PURCHASE, SPLIT, TARGETS
-from thinkscale.extrapolations import FORECAST, SCALING
+from thinkscale.extrapolations import COVERAGE, FORECAST, SCALING
 from thinkscale.points import CLAIMS, COMPARISON, COMPLIANCE, HEADLINE, SUMMARY
 
 __all__ = [  # also those declared elsewhere
@@ -17,6 +17,7 @@ __all__ = [  # also those declared elsewhere
     "CLAIMS",
     "COMPARISON",
     "COMPLIANCE",
+    "COVERAGE",
     "EMERGENCE",
     "FORECAST",
     "HEADLINE",
@@ -253,5 +254,6 @@ _COMPUTED = (
     CALIBRATION,
     SCALING,
     FORECAST,
+    COVERAGE,
 )
 TABLES: dict[str, Table] = {t.name: t for t in (*_DRAWN, *_COMPUTED)}
