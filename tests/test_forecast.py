@@ -3,10 +3,9 @@
 import numpy as np
 import pandas as pd
 import pytest
-from scipy.optimize import minimize
-from scipy.stats import betabinom, norm
+from scipy.stats import norm
 
-from thinkscale.forecast import METHODS, PREVIOUS, WIDEST, by_size, crps, fit_beta, forecast
+from thinkscale.forecast import METHODS, PREVIOUS, WIDEST, by_size, crps, forecast
 from thinkscale.tidy import complete
 
 SIZES = np.geomspace(1e4, 1e6, 6)
@@ -148,33 +147,6 @@ def test_many_samples_are_forecast_from_the_spread_of_problems() -> None:
     found = table(answers(share[:300], 16, seed=4))
     row = rows(found, "beta-binomial", k=16)
     assert row["covered"] and row["predicted"] == pytest.approx(row["observed"], abs=0.05)
-
-
-def test_the_beta_binomial_fit_is_the_likeliest() -> None:
-    rng = np.random.default_rng(5)
-    for a, b in ((0.3, 2.0), (2.0, 5.0), (5.0, 1.0)):
-        n = rng.choice([8, 16], 300)
-        c = rng.binomial(n, rng.beta(a, b, 300))
-        mean, total = (v[0] for v in fit_beta(c.astype(float), n.astype(float), np.full((1, 300), 1 / 300)))
-
-        def loss(p: np.ndarray, c: np.ndarray = c, n: np.ndarray = n) -> float:
-            m, s = 1 / (1 + np.exp(-p[0])), np.exp(p[1])
-            return -float(betabinom.logpmf(c, n, m * s, (1 - m) * s).sum())
-
-        best = minimize(loss, [0.0, 1.0], method="Nelder-Mead")
-        assert loss(np.array([mean, total])) == pytest.approx(best.fun, abs=0.15)  # an interval's end is 1.92 away
-        assert (mean, total) == pytest.approx(best.x, abs=0.1)
-
-
-def test_draws_of_problems_move_the_beta_binomial_fit() -> None:
-    rng = np.random.default_rng(6)
-    c = rng.binomial(8, rng.beta(1, 2, 50)).astype(float)
-    times = rng.multinomial(50, np.full(50, 1 / 50), 30)
-    mean, total = fit_beta(c, np.full(50, 8.0), times / 50)
-    for i in (0, 17):
-        again = np.repeat(c, times[i])
-        alone = fit_beta(again, np.full(50, 8.0), np.full((1, 50), 1 / 50))
-        assert (mean[i + 1], total[i + 1]) == pytest.approx((alone[0][0], alone[1][0]))
 
 
 def test_the_score_of_a_normal_forecast_is_its_closed_form() -> None:

@@ -5,7 +5,8 @@ import pandas as pd
 import pytest
 
 import made
-from thinkscale.regions import SPLITS, frontier_membership, win_regions
+from thinkscale.boards import SPLITS
+from thinkscale.regions import frontier_membership, win_regions
 from thinkscale.summarize import summarize
 
 

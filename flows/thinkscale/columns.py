@@ -22,12 +22,16 @@ TableName = Literal[
     "headline",
     "regions",
     "membership",
+    "purchase",
+    "targets",
+    "split",
     "claims",
     "emergence",
     "thresholds",
     "calibration",
     "scaling",
     "forecast",
+    "coverage",
 ]
 
 id_type = pa.dictionary(pa.int32(), pa.string())  # ids repeat on every row: dictionary-encoded they cost a few bits

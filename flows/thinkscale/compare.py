@@ -17,7 +17,7 @@ from thinkscale import inference, schema
 from thinkscale.config import Claim, PointRef
 from thinkscale.inference import Floats, Interval, Pools, Resampling
 from thinkscale.routes import is_greedy
-from thinkscale.summarize import Cell, Point, deployable, measure, slice_name, slices, typed
+from thinkscale.summarize import Cell, Point, deployable, measure, setting_name, slice_name, slices, typed
 
 _ROUNDING = 1e-12
 _CHUNK = 1000  # pairs at once: 1,000 × 1,000 draws are 8 MB
@@ -281,7 +281,7 @@ def _crossfit(reference: pd.DataFrame, fits: pd.DataFrame, cells: dict[str, Cell
 
 def _setting(point: pd.DataFrame) -> str:
     ((model, budget, metric, k),) = point[["model", "thinking_budget", "metric", "k"]].itertuples(index=False)
-    return f"{model} budget={budget}" + ("" if k == 1 else f" {metric.replace('@k', f'@{k}')}")
+    return setting_name(model, budget, metric, k)
 
 
 def comparison_table(best: pd.DataFrame) -> Table:

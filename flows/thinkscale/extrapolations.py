@@ -1,12 +1,12 @@
 """The tables of laws and forecasts, every column declared once; a part of `schema` (`schema.TABLES` holds them).
 
 Why: as in `schema`.
-What it does not do: compute any value (see `laws`, `forecast`).
+What it does not do: compute any value (see `laws`, `forecast`, `coverage`).
 """
 
 import pyarrow as pa
 
-from thinkscale.columns import Column, Table
+from thinkscale.columns import POINT, Column, Table
 
 _ENDS = (("low", "Lower"), ("high", "Upper"))
 
@@ -107,6 +107,49 @@ FORECAST = Table(
             "`1 - crps / (distance of the previous size)`: 1 is perfect, 0 as good as `same as the previous size`, below 0 worse.",
             nullable=True,
         ),
+        Column("outcome", pa.string(), "`forecast`, or `no forecast: ` and why; the numbers of too wide an interval stay."),
+    ),
+)
+
+_FACTS = ("model", "params", "benchmark", "skill", "prompt", "route", "sampling", "thinking_budget")
+
+COVERAGE = Table(
+    "coverage",
+    "one row per cell × law × samples seen × k: pass@k beyond the samples that the law saw, and what it missed where more were there",
+    ("cell_id", "law", "num_samples", "k"),
+    (
+        Column("cell_id", pa.string(), "Hash of trace set and thinking budget."),
+        *(c for c in POINT if c.name in _FACTS),
+        Column(
+            "law",
+            pa.string(),
+            "`power law` (exp(a k^b)), `beta-binomial`, `zero-inflated beta-binomial` (a share of the problems is beyond the model), or "
+            "`by AIC`: whichever of the last two has the smaller AIC, in the data and in each draw.",
+        ),
+        Column("num_samples", pa.int32(), "Samples of each problem that the law saw: all n, or a quarter of them as a check."),
+        Column("k", pa.int32(), "Samples that it speaks of: n to 16 n; of a quarter, the three quarters that it did not see."),
+        Column("value", pa.float64(), "Coverage (pass@k) by the law; null where it says nothing.", nullable=True),
+        Column("low", pa.float64(), "Lower end of its 95 % interval over problems.", nullable=True),
+        Column("high", pa.float64(), "Upper end of its 95 % interval over problems.", nullable=True),
+        Column(
+            "observed", pa.float64(), "Coverage of the samples that are there: the same, or those left out. Null beyond n.", nullable=True
+        ),
+        Column("error", pa.float64(), "`value - observed`, on the same problems.", nullable=True),
+        Column("error_low", pa.float64(), "Lower end of its 95 % interval over problems.", nullable=True),
+        Column("error_high", pa.float64(), "Upper end of its 95 % interval over problems.", nullable=True),
+        Column("a", pa.float64(), "Of the power law.", nullable=True),
+        Column("b", pa.float64(), "Of the power law.", nullable=True),
+        Column(
+            "alpha",
+            pa.float64(),
+            "Of the Beta: the less, the more problems are nearly hopeless; coverage nears its limit as k^-alpha.",
+            nullable=True,
+        ),
+        Column("beta", pa.float64(), "Of the Beta.", nullable=True),
+        Column("zero", pa.float64(), "Share of problems beyond the model.", nullable=True),
+        Column("aic", pa.float64(), "Akaike's criterion of the counts, the less the better; null for the power law.", nullable=True),
+        Column("share_zeros", pa.float64(), "Of `by AIC`: share of draws that choose the zero-inflated law.", nullable=True),
+        Column("num_problems", pa.int32(), "Problems of the cell."),
         Column("outcome", pa.string(), "`forecast`, or `no forecast: ` and why; the numbers of too wide an interval stay."),
     ),
 )

@@ -14,9 +14,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
-from scipy.special import betaln, expit, logit
+from scipy.special import expit, logit
 
 from thinkscale import inference, scaling, schema
+from thinkscale.betas import Beta, fit_beta
 from thinkscale.estimators import pass_at_k
 from thinkscale.inference import Floats, Pools, Resampling, generator
 from thinkscale.summarize import Cell, Point, measure, typed
@@ -29,7 +30,6 @@ LEAST_FOR_OFFSET = 6
 """Sizes from which on AICc can tell an offset (three parameters and a scale)."""
 WIDEST = 0.5
 """An interval that spans more than this share of what lies above chance is no forecast."""
-_STEP = 0.25  # of the grid of logit means; of log concentrations, which matter less, twice that
 _ONE_LADDER = ["benchmark", "prompt", "route", "sampling", "thinking_budget"]
 _LINKS: dict[str, tuple[Callable[[Floats], Floats], Callable[[Floats], Floats]]] = {
     # Accuracy above chance, and back. In PassUntil's space exp(-c N^-a) is a line in log N.
@@ -217,45 +217,9 @@ def _beta_binomial(sizes: Sizes, above: Any, k: int, rng: np.random.Generator) -
     found = [fit_beta(sizes.right[:, i], sizes.samples[:, i], sizes.draw.weights) for i in above]
     mean, concentration = (np.column_stack([f[i] for f in found]) for i in (0, 1))
     x = np.log(sizes.params)
-    m = expit(_line(x[above], mean, np.full(len(mean), x[-1]), rng))
-    total = np.exp(concentration.mean(axis=1))
-    alpha, beta = np.maximum(m * total, 1e-9), np.maximum((1 - m) * total, 1e-9)
-    value = -np.expm1(betaln(alpha, beta + k) - betaln(alpha, beta))
+    m = _line(x[above], mean, np.full(len(mean), x[-1]), rng)
+    value = Beta(m, concentration.mean(axis=1), np.zeros(len(m)), np.full(len(m), np.nan)).pass_at(k)
     return Forecast(float(value[0]), value[1:])
-
-
-def fit_beta(right: Floats, samples: Floats, weights: Floats) -> tuple[Floats, Floats]:
-    """Beta-binomial maximum likelihood of the problems' accuracies: logit of the mean and log of alpha + beta.
-
-    On a grid, between whose points a paraboloid goes: all draws are one matrix product over the distinct (right, samples).
-
-    Returns: the estimate first, then one number for each row of `weights` (draws × problems).
-    """
-    pairs, at = np.unique(np.column_stack([right, samples]), axis=0, return_inverse=True)
-    held = np.zeros((len(right), len(pairs)))
-    held[np.arange(len(right)), at.reshape(-1)] = 1.0
-    counts = np.vstack([held.mean(axis=0), weights @ held])
-    means, totals = np.arange(-9.0, 9.1, _STEP), np.arange(-3.0, 7.1, 2 * _STEP)
-    m, s = expit(means)[:, None, None], np.exp(totals)[None, :, None]
-    alpha, beta, c, n = m * s, (1 - m) * s, pairs[:, 0], pairs[:, 1]
-    table = betaln(c + alpha, n - c + beta) - betaln(alpha, beta)
-    likelihood = (counts @ table.reshape(-1, len(pairs)).T).reshape(len(counts), len(means), len(totals))
-    i, j = np.unravel_index(likelihood.reshape(len(counts), -1).argmax(axis=1), (len(means), len(totals)))
-    i, j = np.clip(i, 1, len(means) - 2), np.clip(j, 1, len(totals) - 2)
-    right_by, up_by = _peak({(d, e): likelihood[np.arange(len(counts)), i + d, j + e] for d in (-1, 0, 1) for e in (-1, 0, 1)})
-    return means[i] + _STEP * right_by, totals[j] + 2 * _STEP * up_by
-
-
-def _peak(near: dict[tuple[int, int], Floats]) -> tuple[Floats, Floats]:
-    """Where the paraboloid through a point of the grid and its neighbours is highest, in steps from the point; at most one."""
-    gx, gy = (near[1, 0] - near[-1, 0]) / 2, (near[0, 1] - near[0, -1]) / 2
-    xx, yy = (near[d] - 2 * near[0, 0] + near[-d[0], -d[1]] for d in ((1, 0), (0, 1)))
-    xy = (near[1, 1] - near[1, -1] - near[-1, 1] + near[-1, -1]) / 4
-    size = xx * yy - xy**2
-    round_ = (xx < 0) & (size > 0)
-    size = np.where(round_, size, 1.0)
-    x, y = (xy * gy - yy * gx) / size, (xy * gx - xx * gy) / size
-    return np.where(round_, np.clip(x, -1.0, 1.0), 0.0), np.where(round_, np.clip(y, -1.0, 1.0), 0.0)
 
 
 def crps(draws: Floats, observed: float) -> float:

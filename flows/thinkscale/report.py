@@ -16,9 +16,13 @@ from rich.markup import escape
 from rich.table import Table as RichTable
 from upath import UPath
 
+from thinkscale.advice import beyond_samples, cheapest_ways, how_to_split, worth_buying
+from thinkscale.axes import priced
+from thinkscale.boards import boards
 from thinkscale.calibration import calibration, confident_before_onset
 from thinkscale.compare import claims, compare, comparison_table, headline
 from thinkscale.compliance import compliance, compliance_table
+from thinkscale.coverage import coverage
 from thinkscale.curves import About, skill_curves
 from thinkscale.emergence import emergence, findings
 from thinkscale.emergence_plots import emergence_over_size
@@ -30,10 +34,13 @@ from thinkscale.loss import measured
 from thinkscale.mend import mend
 from thinkscale.plan import Study, plan
 from thinkscale.plots import accuracy_vs_flops, accuracy_vs_size, forecasts
+from thinkscale.purchase import purchases
 from thinkscale.regions import frontier_membership, win_regions
 from thinkscale.schema import TableName
+from thinkscale.split import splits
 from thinkscale.store import StoreError, read_graded
-from thinkscale.summarize import summarize
+from thinkscale.summarize import deployable, summarize
+from thinkscale.targets import targets
 from thinkscale.thresholds import thresholds
 
 log = logging.getLogger(__name__)
@@ -86,7 +93,13 @@ def analyze(study: Study, *, mixed: bool = False) -> Analysis:
     spent = compliance(graded)
     losses = measured(study)
     bits = bits_per_byte(study, losses)
-    concluded = (who_wins(graded, summary, seed), what_emerges(study, graded, summary, bits), what_was_foreseen(study, graded, bits))
+    concluded = (
+        who_wins(graded, summary, seed),
+        *what_to_do(study, graded, summary, bits),
+        what_emerges(study, graded, summary, bits),
+        what_was_foreseen(study, graded, bits),
+        what_more_samples_find(graded, seed),
+    )
     best = headline(graded, summary, PUBLISHED_DRAWS, seed)
     root = study.store.root
     files: tuple[UPath, ...] = (
@@ -141,11 +154,38 @@ def who_wins(graded: pd.DataFrame, summary: pd.DataFrame, seed: int) -> Conclude
     return Concluded("Who wins at which compute?", {"regions": regions, "membership": membership}, (), tuple(won(regions)))
 
 
+def what_to_do(study: Study, graded: pd.DataFrame, summary: pd.DataFrame, bits: Mapping[str, float | None]) -> tuple[Concluded, ...]:
+    """Tables `purchase`, `targets` and `split`, and sentences."""
+    log.info("looking for what to buy, and for the cheapest ways to targets")
+    gpu = None if study.config.gpu is None else study.catalogue.gpus[study.config.gpu]
+    prices = priced(summary, graded, gpu, study.store.read("engine").to_pandas())
+    all_points = boards(graded, deployable(prices), PUBLISHED_DRAWS, study.config.engine.seed)
+    seed = study.config.engine.seed
+    bought, reached, shared = purchases(all_points, known_about(study, bits)), targets(all_points, seed=seed), splits(all_points, seed=seed)
+    return (
+        Concluded("What should I buy next?", {"purchase": bought}, (), tuple(worth_buying(bought))),
+        Concluded("What does a target cost?", {"targets": reached}, (), tuple(cheapest_ways(reached))),
+        Concluded("One long thought or several short ones?", {"split": shared}, (), tuple(how_to_split(shared))),
+    )
+
+
+def what_more_samples_find(graded: pd.DataFrame, seed: int) -> Concluded:
+    """The table `coverage`, and sentences."""
+    log.info("forecasting what more samples would find")
+    table = coverage(graded, PUBLISHED_DRAWS, seed)
+    return Concluded("What would more samples find?", {"coverage": table}, (), tuple(beyond_samples(table)))
+
+
+def known_about(study: Study, bits: Mapping[str, float | None]) -> dict[str, About]:
+    """What the catalogue says of each of the experiment's models."""
+    models = study.catalogue.models
+    return {name: About(models[name].family, models[name].training_tokens, bits[name]) for name in study.config.models}
+
+
 def what_emerges(study: Study, graded: pd.DataFrame, summary: pd.DataFrame, bits: Mapping[str, float | None]) -> Concluded:
     """Tables `emergence`, `thresholds`, `calibration`, the figure of skills and loss over size, sentences; writes the figure alone."""
-    seed, models = study.config.engine.seed, study.catalogue.models
-    about = {name: About(models[name].family, models[name].training_tokens, bits[name]) for name in study.config.models}
-    curves = skill_curves(graded, summary, {name: b.chance for name, b in study.known.items()}, about, seed)
+    seed = study.config.engine.seed
+    curves = skill_curves(graded, summary, {name: b.chance for name, b in study.known.items()}, known_about(study, bits), seed)
     log.info("looking for emergence on %s curves", f"{len(curves):,}")
     emerged = emergence(curves, PUBLISHED_DRAWS, seed)
     figure = emergence_over_size(emerged, curves, study.store.root / "plots" / "emergence-over-size.png", "What emerges where over size?")

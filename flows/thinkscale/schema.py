@@ -8,7 +8,8 @@ import pyarrow as pa
 
 from thinkscale.columns import TRACE_SET, Column, Table, TableName, id_type
 from thinkscale.conclusions import CALIBRATION, EMERGENCE, MEMBERSHIP, REGIONS, THRESHOLDS
-from thinkscale.extrapolations import FORECAST, SCALING
+from thinkscale.decisions import PURCHASE, SPLIT, TARGETS
+from thinkscale.extrapolations import COVERAGE, FORECAST, SCALING
 from thinkscale.points import CLAIMS, COMPARISON, COMPLIANCE, HEADLINE, SUMMARY
 
 __all__ = [  # also those declared elsewhere
@@ -16,15 +17,19 @@ __all__ = [  # also those declared elsewhere
     "CLAIMS",
     "COMPARISON",
     "COMPLIANCE",
+    "COVERAGE",
     "EMERGENCE",
     "FORECAST",
     "HEADLINE",
     "MEMBERSHIP",
+    "PURCHASE",
     "REGIONS",
     "SCALING",
     "SCHEMA_VERSION",
+    "SPLIT",
     "SUMMARY",
     "TABLES",
+    "TARGETS",
     "THRESHOLDS",
     "Column",
     "Table",
@@ -233,5 +238,22 @@ LOSS = Table(
 )
 
 _DRAWN = (PROBLEMS, SAMPLES, ANSWERS, GRADES, ENGINE, LOSS)
-_COMPUTED = (SUMMARY, COMPLIANCE, COMPARISON, HEADLINE, REGIONS, MEMBERSHIP, CLAIMS, EMERGENCE, THRESHOLDS, CALIBRATION, SCALING, FORECAST)
+_COMPUTED = (
+    SUMMARY,
+    COMPLIANCE,
+    COMPARISON,
+    HEADLINE,
+    REGIONS,
+    MEMBERSHIP,
+    PURCHASE,
+    TARGETS,
+    SPLIT,
+    CLAIMS,
+    EMERGENCE,
+    THRESHOLDS,
+    CALIBRATION,
+    SCALING,
+    FORECAST,
+    COVERAGE,
+)
 TABLES: dict[str, Table] = {t.name: t for t in (*_DRAWN, *_COMPUTED)}

@@ -187,6 +187,11 @@ def slice_name(difficulty: float | None) -> str:
     return "all" if difficulty is None else f"difficulty={difficulty:g}"
 
 
+def setting_name(model: str, thinking_budget: int, metric: str, k: int) -> str:
+    """`m budget=64 maj@16`; of one sample `m budget=64`."""
+    return f"{model} budget={thinking_budget}" + ("" if k == 1 else f" {metric.replace('@k', f'@{k}')}")
+
+
 def _rows(group: list[tuple[Cell, Slice]], sample: Resampling, chance: Mapping[str, float]) -> Iterator[dict[str, Any]]:
     """Rows of cells that share their problems, whose intervals are one matrix product."""
     values = np.concatenate([cell.estimates[slice_.rows] for cell, slice_ in group], axis=1)

@@ -1,0 +1,151 @@
+"""What should I buy next? From every point: what a bigger model, longer thinking or more samples would add, and at what price.
+
+Why: who stands at one setting asks for the next step, not for a frontier; the three routes are compared there by what they gain for each
+doubling of cost, on the same problems.
+What it does not do: use an oracle, mix families, prompts or ways of thinking, or resample costs: a step costs what the summary says, and
+the intervals are over problems.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from thinkscale import inference, schema
+from thinkscale.axes import known_axes
+from thinkscale.boards import Board
+from thinkscale.curves import About
+from thinkscale.inference import Floats, Ints
+from thinkscale.routes import is_greedy
+from thinkscale.summarize import typed
+
+BOUGHT = ("bigger", "think longer", "sample more")
+LEAST_COST = 1.05
+"""A step that costs less than this many times as much counts as costing that: else a gain for nothing would be infinitely good."""
+_FROM = ("cell_id", "model", "params", "benchmark", "skill", "slice", "prompt", "route", "sampling", "thinking_budget", "metric", "k")
+_CHUNK = 400  # points at once: their three routes in 2,000 draws are 20 MB
+
+
+class Steps(NamedTuple):
+    """Row numbers in a board's points: from where, to where, and by which route (a place in `BOUGHT`)."""
+
+    start: Ints
+    end: Ints
+    bought: Ints
+
+
+def purchases(boards: Sequence[Board], about: Mapping[str, About]) -> pd.DataFrame:
+    """The purchase table (`schema.PURCHASE`): one row per point × route that goes on from it × axis of cost.
+
+    `bigger`: the family's next size (of models of one size, the one trained longest; the same sampling where it has it), all else equal.
+    `think longer`: of the larger budgets the one closest to twice this one; from 0, the smallest. `sample more`: twice as many votes;
+    from one sample on to four, since two votes without a majority are one (maj@2 is pass@1 where nobody abstains).
+
+    Gain and interval are paired by problem. `per_doubling` is the gain over log2 of the cost ratio (at least log2 of `LEAST_COST`);
+    in each bootstrap draw the route with the most of it is the best, if it gains at all.
+
+    Args:
+        boards: of points that need no oracle, with their costs (`axes.priced`); those of pass@1 and maj@k count.
+        about: family and training of each model; one that is absent is of family "all".
+    """
+    tables = [table for board in boards if len(board.accuracy) > 1 for table in _tables(board, about)]
+    found = pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=schema.PURCHASE.names)
+    return typed(found.sort_values([c for c in schema.PURCHASE.key if c in found]), schema.PURCHASE)
+
+
+def next_steps(points: pd.DataFrame, about: Mapping[str, About]) -> Steps:
+    """Where each route leads from each point.
+
+    Args:
+        points: of one benchmark and slice, numbered from 0: the columns of `schema.SUMMARY`.
+        about: as in `purchases`.
+    """
+    columns = ["model", "params", "prompt", "route", "sampling", "thinking_budget", "metric", "k"]
+    rows = [dict(zip(columns, row, strict=True)) for row in points[columns].itertuples(index=False, name=None)]
+    known = [about.get(str(row["model"]), About()) for row in rows]
+    found: list[tuple[int, int, int]] = []
+    bigger: dict[tuple[Any, ...], list[int]] = {}
+    longer: dict[tuple[Any, ...], list[int]] = {}
+    more: dict[tuple[Any, ...], int] = {}
+    for i, (row, model) in enumerate(zip(rows, known, strict=True)):
+        among = (row["prompt"], row["route"])
+        point = (row["metric"], row["k"])
+        bigger.setdefault((model.family, *among, is_greedy(str(row["sampling"])), row["thinking_budget"], *point), []).append(i)
+        longer.setdefault((row["model"], *among, row["sampling"], *point), []).append(i)
+        more[(row["model"], *among, row["sampling"], row["thinking_budget"], *point)] = i
+    for rivals in bigger.values():
+        found += [(i, j, 0) for i, j in _next_sizes(rivals, rows, known)]
+    for same in longer.values():
+        budgets = {rows[i]["thinking_budget"]: i for i in same}
+        found += [(i, budgets[at], 1) for b, i in budgets.items() if (at := _next_budget(b, list(budgets))) is not None]
+    for (*same_cell, metric, k), i in more.items():
+        ends = [("maj@k", 4), ("maj@k", 2)] if (metric, k) == ("pass@k", 1) else [("maj@k", 2 * k)] if metric == "maj@k" else []
+        there = [more[(*same_cell, *end)] for end in ends if (*same_cell, *end) in more]
+        found += [(i, there[0], 2)] if there else []
+    return Steps(*np.array(sorted(found), np.int64).reshape(-1, 3).T)
+
+
+def _next_sizes(rivals: list[int], rows: list[dict[str, Any]], known: list[About]) -> list[tuple[int, int]]:
+    """Pairs among points that differ in model and sampling alone."""
+    grown = {p: max(known[i].training_tokens or 0 for i in rivals if rows[i]["params"] == p) for p in {rows[i]["params"] for i in rivals}}
+    last = [i for i in rivals if (known[i].training_tokens or 0) == grown[rows[i]["params"]]]  # a checkpoint is no size
+    found = []
+    for i in last:
+        above = sorted(p for p in grown if p > rows[i]["params"])[:1]
+        ends = [j for j in last if rows[j]["params"] in above]
+        if ends:
+            found.append((i, min(ends, key=lambda j: (rows[j]["sampling"] != rows[i]["sampling"], str(rows[j]["model"]), j))))
+    return found
+
+
+def _next_budget(budget: int, budgets: list[int]) -> int | None:
+    larger = [b for b in budgets if b > budget]
+    if not larger:
+        return None
+    return min(larger) if budget == 0 else min(larger, key=lambda b: (abs(np.log2(b / budget) - 1), b))
+
+
+def _tables(board: Board, about: Mapping[str, About]) -> list[pd.DataFrame]:
+    plain = board.points["metric"].isin(["pass@k", "maj@k"]).to_numpy()  # a choice by a score is a route of its own
+    board = board._replace(points=board.points[plain].reset_index(drop=True), accuracy=board.accuracy[:, plain])
+    points, steps = board.points, next_steps(board.points, about)
+    axes, replicates, tables = known_axes(points) or ["flops"], board.replicates, []
+    for some in np.split(np.arange(len(steps.start)), np.searchsorted(steps.start, np.arange(_CHUNK, len(points), _CHUNK))):
+        if not len(some):
+            continue
+        start, end, bought = (part[some] for part in steps)
+        gains = replicates[:, end] - replicates[:, start]
+        gap = board.accuracy[:, end] - board.accuracy[:, start]
+        ends = inference.agreeing(gap, inference.quantiles(gains.T), board.sample.num_clusters, (-1.0, 1.0))
+        there = points.iloc[end].reset_index(drop=True)[["cell_id", "model", "thinking_budget", "metric", "k"]]
+        table = pd.concat([points.iloc[start].reset_index(drop=True)[list(_FROM)], there.add_prefix("to_")], axis=1)
+        means = board.accuracy.mean(axis=0)
+        table = table.assign(bought=np.array(BOUGHT)[bought], value=means[start], to_value=means[end], num_problems=len(board.accuracy))
+        table = table.assign(gain=np.round(means[end] - means[start], 12), low=ends.low, high=ends.high)
+        for axis in axes:
+            cost = np.asarray(points.get(f"cost_{axis}", np.full(len(points), np.nan)), dtype=np.float64)
+            tables.append(table.assign(axis=axis, **_contest(Steps(start, end, bought), gains, table["gain"].to_numpy(float), cost)))
+    return tables
+
+
+def _contest(steps: Steps, gains: Floats, gain: Floats, cost: Floats) -> dict[str, Floats | Ints]:
+    """Cost ratios and who is the best purchase of each point, on one axis of cost."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        ratio = np.where((cost[steps.start] > 0) & np.isfinite(cost[steps.end]), cost[steps.end] / cost[steps.start], np.nan)
+        doublings = np.log2(np.maximum(ratio, LEAST_COST))
+    told = ~np.isnan(doublings)
+    _, point = np.unique(steps.start, return_inverse=True)
+    rates = np.full((len(BOUGHT), len(gains), int(point.max()) + 1), -np.inf)  # the short side first: maxima over it are fast
+    rates[steps.bought[told], :, point[told]] = (gains[:, told] / doublings[told]).T  # level points gain exactly 0: `Board.replicates`
+    top = rates.max(axis=0)
+    best = (rates == top) & (top > 0)
+    share = (best / np.maximum(best.sum(axis=0), 1)).mean(axis=1)
+    open_ = np.bincount(point, weights=told, minlength=top.shape[1]).astype(np.int64)[point]
+    return {
+        "cost_ratio": ratio,
+        "per_doubling": gain / doublings,
+        "share_best": np.where(told, share[steps.bought, point], np.nan),
+        "share_nothing": np.where(told, (top <= 0).mean(axis=0)[point], np.nan),
+        "num_open": open_,
+    }
