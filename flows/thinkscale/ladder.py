@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 
 from thinkscale import cost
 from thinkscale.config import FLOWS, Shape
-from thinkscale.problems import GENERATED, Draft, held_out_drafts, training_draft
+from thinkscale.problems import GENERATED, SKILLS, Draft, held_out_drafts, training_draft
 
 log = logging.getLogger(__name__)
 
@@ -86,12 +86,13 @@ def encode(text: str) -> list[int]:
 def example(draft: Draft, cut: int | None) -> Example:
     """A draft as a sequence: user, question, assistant, thinking (cut after so many tokens; None: whole), close, answer, end.
 
-    The question is not learned, nor the close of a cut thinking: where it comes is our doing.
+    The question is not learned, nor the close of a cut thinking (where it comes is our doing), nor what a tool puts into the thinking.
     """
     thinking = encode(draft.worked)[:cut]
+    written = [not any(start <= i < end for start, end in draft.injected) for i in range(len(thinking))]
     before = [USER, *encode(draft.question), ASSISTANT, OPEN]
     after = [*encode(draft.answer), END]
-    learned = [False] * len(before) + [True] * len(thinking) + [cut is None] + [True] * len(after)
+    learned = [False] * len(before) + written + [cut is None] + [True] * len(after)
     return Example([*before, *thinking, CLOSE, *after], learned)
 
 
@@ -100,7 +101,7 @@ def batch(recipe: Recipe, step: int) -> list[Example]:
     rng = random.Random(f"ladder/{step}")
     found = []
     for name in rng.choices(list(MIX), weights=list(MIX.values()), k=recipe.batch):
-        draft, u = training_draft(GENERATED[name], rng), rng.random()
+        draft, u = training_draft((GENERATED | SKILLS)[name], rng), rng.random()
         whole = len(draft.worked)
         cut = 0 if u < recipe.thinking_off else rng.randrange(whole + 1) if u < recipe.thinking_off + recipe.thinking_cut else None
         found.append(example(draft, cut))

@@ -20,7 +20,7 @@ from thinkscale.config import FLOWS, Catalogue, digest
 from thinkscale.gym import gym_identity, gym_items
 from thinkscale.layouts import Item, read_items
 from thinkscale.loading import Extent
-from thinkscale.skills import SKILLS
+from thinkscale.skills import SKILLS as SKILLS
 from thinkscale.skills import Draft as Draft
 from thinkscale.skills import Generated as Generated
 from thinkscale.sources import ConfigError, GymBenchmark, HubBenchmark

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from thinkscale.calculator import worked_call
 from thinkscale.sources import Grader
 
 
@@ -23,6 +24,8 @@ class Draft(NamedTuple):
     answer: str
     metadata: str = "{}"
     """What its grader needs besides the answer."""
+    injected: tuple[tuple[int, int], ...] = ()
+    """Parts of `worked` (from, to: characters) that a tool puts in: training must not learn them."""
 
 
 @dataclass(frozen=True)
@@ -155,12 +158,37 @@ def _apply(lines: list[str], xs: list[int]) -> Any:
     return xs
 
 
+# --- tool use ---
+
+FACTORS, TERMS = range(12, 100), range(1000, 10_000)
+LEAST = 2 * TERMS.stop
+"""What is subtracted from is larger: no total is negative."""
+
+
+def draw_calculation(rng: random.Random, steps: int) -> Draft:
+    """A calculation of so many steps, each on the total so far, too large for the head. Worked: one call of the calculator for each."""
+    total = rng.choice(TERMS)
+    question, worked, injected, before = str(total), "", [], ""
+    for _ in range(steps):
+        sign = rng.choice("*+-") if before else "*"
+        sign = "+" if sign == "-" and total < LEAST else sign
+        number = rng.choice(FACTORS if sign == "*" else TERMS)
+        so_far = f"({question})" if sign == "*" and before in ("+", "-") else question
+        question, before = f"{so_far}{sign}{number}", sign
+        call, result = worked_call(f"{total}{sign}{number}")
+        injected.append((len(worked) + len(call), len(worked) + len(call) + len(result)))
+        worked += call + result
+        total = {"*": total * number, "+": total + number, "-": total - number}[sign]
+    return Draft(f"{question}=", worked, str(total), injected=tuple(injected))
+
+
 SKILLS: dict[str, Generated] = {
     g.name: g
     for g in (
         Generated("cipher", "in-context learning", "exact", 1 / len(CIPHER_LETTERS) ** CIPHER_LENGTH, (1, 2, 4, 8), 1, 40, draw_cipher),
         Generated("passages", "reading comprehension", "f1", 1 / CHAINS, (1, 2, 3, 4), 1, 60, draw_passage),
         Generated("toy-translation", "translation", "chrf", 0.0, (3, 4, 5, 6, 7), 1, 12, draw_translation),
+        Generated("calculator", "tool use", "number", 0.0, (1, 2, 3, 4), 1, 20, draw_calculation),
         Generated("functions", "code generation", "code", 0.0, (2, 3, 4, 5), 1, 80, draw_function),
     )
 }

@@ -1,0 +1,153 @@
+"""A calculator that a model may call: what a call looks like in its text, what comes back, and arithmetic that nothing can break.
+
+Why: what a model writes is anybody's text. Python's own parser reads far more than arithmetic, so a grammar of seven lines is read here,
+in exact fractions, with bounds on length and digits: every expression is answered, at once, by a number or by `error`.
+What it does not do: stop an engine or touch token ids (see `calls`), talk to a chat API (see `conversation`).
+
+    <tool>12*34</tool>=408      the model writes up to </tool>, we put in the rest, with a line break
+"""
+
+import re
+from collections.abc import Iterator
+from fractions import Fraction
+from typing import Any, Literal, NamedTuple
+
+ToolName = Literal["calculator"]
+
+OPEN, CLOSE = "<tool>", "</tool>"
+MAX_EXPRESSION = 100
+"""Characters of an expression: bounds the depth of its parentheses, too."""
+MAX_DIGITS = 20
+"""Of one number that goes in."""
+MAX_RESULT = 40
+"""Digits of what comes out, before the point."""
+PLACES = 10
+"""Decimal places to which a result is rounded."""
+ERROR = "error"
+LETTERS = f"=-.0123456789{ERROR}\n"
+"""All that a result is written in: a model's tokenizer must be able to."""
+
+IDENTITY = (
+    f"calculator version 1 {OPEN}{CLOSE}=\\n {ERROR} expression<={MAX_EXPRESSION} digits<={MAX_DIGITS} result<={MAX_RESULT} places={PLACES}"
+)
+"""What fixes the traces in which it is called; a change of anything here needs a new version."""
+
+FUNCTION: dict[str, Any] = {
+    "type": "function",
+    "function": {
+        "name": "calculator",
+        "description": f"Computes an arithmetic expression exactly (a fraction: to {PLACES} decimal places).",
+        "parameters": {
+            "type": "object",
+            "properties": {"expression": {"type": "string", "description": "Numbers with + - * / and parentheses, such as 12*(34+5)."}},
+            "required": ["expression"],
+        },
+    },
+}
+"""The same for chat APIs."""
+
+
+class Result(NamedTuple):
+    """What the calculator says."""
+
+    text: str
+    """A number, or `error`."""
+    valid: bool
+
+
+INVALID = Result(ERROR, False)
+_ALLOWED = re.compile(r"[0-9.+\-*/() ]+", re.ASCII)
+_TOKEN = re.compile(r"\d+(?:\.\d+)?|\.\d+|[+\-*/()]", re.ASCII)
+
+
+def calculate(expression: str) -> Result:
+    """Compute it. Whatever is no sum, difference, product or quotient of decimal numbers within the bounds is an `error`, never raised."""
+    if len(expression) > MAX_EXPRESSION or not _ALLOWED.fullmatch(expression):
+        return INVALID
+    tokens = _TOKEN.findall(expression)
+    # two numbers side by side ("1 2"), a second point: spaces aside, what was not read is not arithmetic
+    if "".join(tokens) != expression.replace(" ", "") or re.search(r"[\d.] +[\d.]", expression):
+        return INVALID
+    if any(len(token) > MAX_DIGITS for token in tokens):
+        return INVALID
+    reader = _Reader(tokens)
+    try:
+        value = reader.sum()
+    except (_NotArithmetic, ZeroDivisionError):
+        return INVALID
+    if reader.next or abs(value) >= 10**MAX_RESULT:
+        return INVALID
+    return Result(_written(value), True)
+
+
+class _NotArithmetic(Exception):
+    pass
+
+
+class _Reader:
+    """sum = product {(+|-) product}; product = signed {(*|/) signed}; signed = [+|-] signed | number | ( sum )."""
+
+    def __init__(self, tokens: list[str]) -> None:
+        self._rest: Iterator[str] = iter(tokens)
+        self.next = next(self._rest, "")
+
+    def _take(self) -> str:
+        taken, self.next = self.next, next(self._rest, "")
+        return taken
+
+    def sum(self) -> Fraction:
+        value = self.product()
+        while self.next in ("+", "-"):
+            value += self.product() if self._take() == "+" else -self.product()
+        return value
+
+    def product(self) -> Fraction:
+        value = self.signed()
+        while self.next in ("*", "/"):
+            value = value * self.signed() if self._take() == "*" else value / self.signed()
+        return value
+
+    def signed(self) -> Fraction:
+        token = self._take()
+        if token in ("+", "-"):
+            return self.signed() if token == "+" else -self.signed()
+        if token == "(":
+            value = self.sum()
+            if self._take() != ")":
+                raise _NotArithmetic
+            return value
+        if not token or token in ")*/":
+            raise _NotArithmetic
+        return Fraction(token)
+
+
+def _written(value: Fraction) -> str:
+    """As a decimal number, rounded to `PLACES` (half to even), without zeros at its end."""
+    scaled = round(abs(value) * 10**PLACES)
+    whole, places = divmod(scaled, 10**PLACES)
+    sign = "-" if value < 0 and scaled else ""
+    return f"{sign}{whole}.{places:0{PLACES}d}".rstrip("0").rstrip(".")
+
+
+def expression_in(text: str) -> str | None:
+    """What stands in the call that ends with the text; None where the text does not end with a call, as in one that was never opened."""
+    if not text.endswith(CLOSE):
+        return None
+    before = text[: -len(CLOSE)]
+    opened = before.rfind(OPEN)
+    return before[opened + len(OPEN) :] if opened > before.rfind(CLOSE) else None
+
+
+def answer(expression: str | None) -> Result:
+    """What comes back for the expression of a call; None: a call that was none."""
+    return INVALID if expression is None else calculate(expression)
+
+
+def result_text(result: Result) -> str:
+    """What is put in after a call."""
+    return f"={result.text}\n"
+
+
+def worked_call(expression: str) -> tuple[str, str]:
+    """A call as a model should write it, and what is put in after it."""
+    return f"{OPEN}{expression}{CLOSE}", result_text(calculate(expression))
