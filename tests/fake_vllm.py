@@ -7,7 +7,7 @@ Tokens. Every generated token is a function of (model name, prompt ids, index of
 position) and nothing else: neither batching nor order nor time, so that tables made from it are equal byte for byte. Thinking is words
 up to a length drawn from the hash; most traces close with </think>, some never do, a few end inside with <|end|>. The answer to a prompt
 with a sum in it is right with a probability that grows with the size in the model's name ("10k", "1m") and with the thinking tokens in
-the prompt. Temperature, top_p and the like are ignored.
+the prompt. Temperature, top_p and the like are ignored. Where the prompt speaks of `<tool>`, half of the words are calls, some malformed.
 
 Faults. `--fault '{"kind": "crash", "after": 3}'`, the same in FAKE_VLLM_FAULT, or POST /fake/fault with it as the body (`{}` ends it).
 `phase`: only requests of the phase `thinking` or `answers` count and fail; `after`: completions requests that still go well (0);
@@ -40,6 +40,7 @@ SPECIAL = ("<pad>", "<|end|>", "<|user|>", "<|assistant|>", "<think>", "</think>
 CHARACTERS = "0123456789abcdefghijklmnopqrstuvwxyz+-*/=<>?!.,:;()[]' \n"
 BLOCK = 32  # tokens per block of the pretended prefix cache
 WORDS = ("so ", "then ", "carry ", "add ", "now ", "wait ", "is ", "and ")
+CALLS = ("<tool>12*34</tool>", "<tool>7+8</tool>", "<tool>1/0</tool>", "<tool>x</tool>", "</tool>")
 STARTED = time.monotonic()
 
 
@@ -107,11 +108,12 @@ class FakeModel:
         if closes > opens:
             return self.answer(prompt, opens, closes, draw)
         length = 3 + int(-math.log(1 - draw("length")) * 14)
+        calls = "<tool>" in self.tokenizer.decode(prompt[: max(opens, 0)])
         if draw("never closes") < 0.08:
-            return self.think(draw, 4096)
+            return self.think(draw, 4096, calls)
         if draw("ends inside") < 0.04:
-            return [*self.think(draw, length), t["<|end|>"]]
-        tokens = [*self.think(draw, length), t["</think>"]]
+            return [*self.think(draw, length, calls), t["<|end|>"]]
+        tokens = [*self.think(draw, length, calls), t["</think>"]]
         whole = [*prompt, *tokens]
         return tokens + self.answer(whole, opens if opens >= 0 else len(prompt) - 1, len(whole) - 1, draw)
 
@@ -120,10 +122,13 @@ class FakeModel:
         close = self.tokenizer.ids["</think>"]
         return tokens if close in tokens[: budget + 1] else [*tokens[:budget], close]
 
-    def think(self, draw, length):
+    def think(self, draw, length, calls):
         text = ""
         while len(text) < length:
             n = len(text)
+            if calls and draw(f"call {n}") < 0.5:
+                text += CALLS[int(draw(f"which {n}") * len(CALLS))]
+                continue
             text += WORDS[int(draw(f"word {n}") * len(WORDS))] + f"{int(draw(f'number {n}') * 100)} "
         return self.tokenizer.encode(text[:length])
 

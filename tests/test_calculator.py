@@ -9,13 +9,11 @@ import pytest
 
 from thinkscale import ladder
 from thinkscale.calculator import (
-    CLOSE,
+    CALCULATOR,
     ERROR,
-    LETTERS,
     MAX_DIGITS,
     MAX_EXPRESSION,
     MAX_RESULT,
-    OPEN,
     Result,
     answer,
     calculate,
@@ -26,7 +24,8 @@ from thinkscale.calculator import (
 from thinkscale.problems import held_out_drafts, training_draft
 from thinkscale.skills import SKILLS, Draft
 
-CALCULATOR = SKILLS["calculator"]
+SKILL = SKILLS["calculator"]
+OPEN, CLOSE = CALCULATOR.open, CALCULATOR.close
 
 
 @pytest.mark.parametrize(
@@ -88,7 +87,7 @@ def test_whatever_is_made_of_its_letters_is_answered_in_the_letters_of_a_result(
     for _ in range(5000):
         text = "".join(rng.choices("0123456789+-*/(). ", k=rng.randrange(MAX_EXPRESSION + 1)))
         found = calculate(text)
-        assert set(result_text(found)) <= set(LETTERS) and len(found.text) <= MAX_RESULT + 13, text
+        assert set(result_text(found)) <= set(CALCULATOR.letters) and len(found.text) <= MAX_RESULT + 13, text
     deep = "(" * 49 + "1" + ")" * 49
     assert calculate(deep).valid and calculate("-" * (MAX_EXPRESSION - 1) + "1").valid
     slow = "/".join(["1"] + ["9" * 17] * 5)
@@ -105,11 +104,12 @@ def test_whatever_is_made_of_its_letters_is_answered_in_the_letters_of_a_result(
         ("1+2</tool>", None),
         ("<tool>1</tool>=1\n2</tool>", None),
         ("<tool>1+2", None),
-        ("<tool>1+2</tool> ", None),
+        ("<tool>1+2</tool>\n", "1+2"),
+        ("1+2", None),
         ("", None),
     ],
 )
-def test_a_call_is_what_ends_with_the_text(text, expression):
+def test_a_call_is_the_last_that_ends_in_the_text(text, expression):
     assert expression_in(text) == expression
     assert answer(expression) == (calculate(expression) if expression is not None else Result(ERROR, False))
 
@@ -118,9 +118,9 @@ def test_a_call_is_what_ends_with_the_text(text, expression):
 
 
 def test_worked_calculations_lead_to_the_answer_call_by_call():
-    for level in CALCULATOR.levels:
-        for draft in [training_draft(CALCULATOR, random.Random(seed)) for seed in range(40)] + [
-            d for d, _ in zip(held_out_drafts(CALCULATOR, level, 0), range(20), strict=False)
+    for level in SKILL.levels:
+        for draft in [training_draft(SKILL, random.Random(seed)) for seed in range(40)] + [
+            d for d, _ in zip(held_out_drafts(SKILL, level, 0), range(20), strict=False)
         ]:
             assert eval(draft.question.removesuffix("=")) == int(draft.answer) > 0
             lines = draft.worked.split("\n")
@@ -133,7 +133,7 @@ def test_worked_calculations_lead_to_the_answer_call_by_call():
 
 @pytest.mark.parametrize("cut", [None, 0, 5, 20, 24, 60])
 def test_training_learns_the_calls_and_not_what_is_put_in(cut):
-    draft = CALCULATOR.draw(random.Random(3), 3)
+    draft = SKILL.draw(random.Random(3), 3)
     e = ladder.example(draft, cut)
     names = {i: token for token, i in ladder.VOCABULARY.items()}
     start, end = e.ids.index(ladder.OPEN) + 1, e.ids.index(ladder.CLOSE)
@@ -145,7 +145,7 @@ def test_training_learns_the_calls_and_not_what_is_put_in(cut):
 
 
 def test_a_calculation_of_the_longest_kind_fits_the_ladder_s_context():
-    longest = max((CALCULATOR.draw(random.Random(s), max(CALCULATOR.levels)) for s in range(2000)), key=lambda d: len(d.worked))
+    longest = max((SKILL.draw(random.Random(s), max(SKILL.levels)) for s in range(2000)), key=lambda d: len(d.worked))
     assert len(ladder.example(longest, None).ids) < ladder.CONTEXT - 60
     assert set(longest.question + longest.worked + longest.answer) <= set(ladder.CHARACTERS)
 

@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
+from thinkscale.calculator import ToolName
 from thinkscale.sources import ConfigError as ConfigError
 from thinkscale.sources import GymBenchmark, HubBenchmark, Name, Positive, Strict
 
@@ -148,6 +149,10 @@ class BenchmarkUse(Strict):
     """The first so many problems; None: all of a hub benchmark."""
     prompt: Name | None = None
     """Prompt for this benchmark; None: the experiment's."""
+    tool: ToolName | None = None
+    """What the model may call while it thinks on this benchmark; the prompt must tell it how (see `prompts/calculator.jinja`)."""
+    tool_calls: Positive = 8
+    """How many calls are answered; what follows is text like any other."""
 
 
 class PointRef(Strict):

@@ -17,6 +17,7 @@ from functools import partial
 from typing import TypeVar
 
 from thinkscale import files, loss, serving
+from thinkscale.calls import check_tool
 from thinkscale.claims import ClaimLost, Claims, Guarded
 from thinkscale.config import digest
 from thinkscale.drain import Drain, drain_on_sigterm
@@ -204,6 +205,8 @@ class Run:
             tags, room, cap = await boundary(client, entry), Room(engine.concurrency), self.study.config.answer_tokens
             waits = {s.trace_set.route.wait for s in shards}
             wait = {text: await wait_ids(client, entry, text) for text in waits}
+            for tool in {tool for s in shards if (tool := s.trace_set.route.tool) is not None}:
+                await check_tool(client, entry.name, tool)
             places = asyncio.Semaphore(SHARDS_AT_ONCE)
 
             def drawn(trace_set_id: str, sequences: int, tokens: int) -> None:

@@ -6,12 +6,13 @@ What it does not do: generate (see `generate`), touch token ids (see `thinking`)
 """
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from thinkscale.config import PROMPTS, Catalogue, ConfigError, Experiment, Model, RouteName, Sampling, digest
+from thinkscale.calculator import CALCULATOR, Tool
+from thinkscale.config import PROMPTS, BenchmarkUse, Catalogue, ConfigError, Experiment, Model, RouteName, Sampling, digest
 
 GREEDY = Sampling(temperature=0.0)
 
@@ -30,15 +31,21 @@ class Route:
     wait: str = ""
     """Of `extend`: put in place of a close."""
     times: int = 0
+    tool: Tool | None = None
+    """That the model may call while it thinks."""
+    calls: int = 0
+    """How often it is answered."""
 
     def __str__(self) -> str:
         """As in the column `route`."""
-        return {"extend": f"extend={self.times}", "effort": f"effort={self.level}"}.get(self.name, self.name)
+        name = {"extend": f"extend={self.times}", "effort": f"effort={self.level}"}.get(self.name, self.name)
+        return f"{name} calculator={self.calls}" if self.tool else name
 
     @property
     def identity(self) -> str:
         """What of it fixes the traces; the template's arguments are in the trace set's."""
-        return f"{self}{f' {self.wait!r}' if self.wait else ''}{f' budget={self.budgets[0]}' if self.name == 'native' else ''}"
+        wait, tool = f" {self.wait!r}" if self.wait else "", f" {self.tool.identity}" if self.tool else ""
+        return f"{self}{wait}{f' budget={self.budgets[0]}' if self.name == 'native' else ''}{tool}"
 
 
 CUT = Route("cut", ())
@@ -102,17 +109,20 @@ class TraceSet:
         return digest({"trace_set": self.trace_set_id, "thinking_budget": thinking_budget})
 
 
-def routes(config: Experiment) -> list[Route]:
-    """The routes of an experiment: one, but one for each level of `effort` and each budget of `native`."""
+def routes(config: Experiment, benchmark: BenchmarkUse | None = None) -> list[Route]:
+    """The routes of a benchmark in an experiment: one, but one for each level of `effort` and each budget of `native`."""
     use, budgets = config.thinking, config.thinking_budgets
+    found = [Route("cut", budgets)]
     match use.route:
         case "extend":
-            return [Route("extend", budgets, wait=wait_text(use.wait), times=use.times or 1)]
+            found = [Route("extend", budgets, wait=wait_text(use.wait), times=use.times or 1)]
         case "effort":
-            return [Route("effort", budgets, level, tuple(sorted(told.items()))) for level, told in use.levels.items()]
+            found = [Route("effort", budgets, level, tuple(sorted(told.items()))) for level, told in use.levels.items()]
         case "native":
-            return [Route("native", (budget,)) for budget in budgets]
-    return [Route("cut", budgets)]
+            found = [Route("native", (budget,)) for budget in budgets]
+    if benchmark is None or benchmark.tool is None:
+        return found
+    return [replace(route, tool=CALCULATOR, calls=benchmark.tool_calls) for route in found]
 
 
 def wait_text(name: str) -> str:
@@ -127,10 +137,10 @@ def wait_text(name: str) -> str:
     return text
 
 
-def variants(config: Experiment, recommended: Sampling) -> list[tuple[Route, int, Sampling, int]]:
+def variants(config: Experiment, benchmark: BenchmarkUse, recommended: Sampling) -> list[tuple[Route, int, Sampling, int]]:
     """What one model draws of one benchmark: routes × numbers of examples × samplings, as (route, examples, sampling, samples)."""
     drawn = [(config.sampling or recommended, config.num_samples), *([(GREEDY, 1)] if config.greedy else [])]
-    return [(route, examples, *how) for route in routes(config) for examples in config.examples for how in drawn]
+    return [(route, examples, *how) for route in routes(config, benchmark) for examples in config.examples for how in drawn]
 
 
 def is_greedy(sampling: str) -> bool:
@@ -156,6 +166,7 @@ def check_routes(config: Experiment, catalogue: Catalogue, path: Path) -> None:
     takes = {"extend": {"wait", "times"}, "effort": {"levels"}}.get(use.route, set())
     if odd := sorted(given - takes):
         raise ConfigError(f"{where}.{odd[0]}: not a setting of route '{use.route}'. Remove it, or set another route.")
+    _check_tools(config, path)
     models = [catalogue.models[name] for name in config.models]
     if use.route == "extend":
         wait_text(use.wait)
@@ -175,3 +186,16 @@ def check_routes(config: Experiment, catalogue: Catalogue, path: Path) -> None:
         cannot = [m.name for m in models if not m.thinking.closes or not m.thinking.open]
         if cannot:
             raise ConfigError(f"{where}.route: {cannot[0]} has no thinking tags that a server could watch. Use route 'cut'.")
+
+
+def _check_tools(config: Experiment, path: Path) -> None:
+    """Raise ConfigError where a tool is offered and cannot be called."""
+    for name, benchmark in config.benchmarks.items():
+        where = f"{path.name}: benchmarks.{name}"
+        if benchmark.tool is None:
+            if "tool_calls" in benchmark.model_fields_set:
+                raise ConfigError(f"{where}.tool_calls: no tool may be called. Add `tool: calculator`, or remove it.")
+        elif config.thinking.route == "native":
+            raise ConfigError(f"{where}.tool: the server ends the thinking of route 'native' and puts nothing in. Use another route.")
+        elif not max(config.thinking_budgets):
+            raise ConfigError(f"{where}.tool: called while a model thinks, and thinking_budgets is [0]. Add a budget, or remove the tool.")

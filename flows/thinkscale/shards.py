@@ -22,7 +22,7 @@ from thinkscale.problems import Benchmark, Grader, Problem
 from thinkscale.routes import TraceSet
 from thinkscale.schema import TableName
 from thinkscale.store import Store
-from thinkscale.thinking import Cut, Trace, answer_prompt_tokens, trace_prompt
+from thinkscale.thinking import Called, Cut, Trace, answer_prompt_tokens, trace_prompt
 
 
 @dataclass(frozen=True)
@@ -165,6 +165,7 @@ def publish_problems(store: Store, benchmark: Benchmark, problems: tuple[Problem
 def read_traces(store: Store, shard: Shard) -> dict[SampleKey, Trace]:
     """The slice's traces on disk; of a trace that was continued, the longest."""
     columns = ["trace_budget", "ended", "thinking_token_ids", "next_token_id", "thinking", "close_token_ids", "waits"]
+    columns += ["tool_result_at", "tool_result_tokens", "tool_result_valid", "pending_token_ids"]
     rows = _of_slice(store, "samples", columns, shard).sort_by("trace_budget").to_pylist()
     return {
         SampleKey(r["problem_id"], r["sample_index"]): Trace(
@@ -175,6 +176,8 @@ def read_traces(store: Store, shard: Shard) -> dict[SampleKey, Trace]:
             r["thinking"],
             tuple(r["close_token_ids"] or ()),
             tuple(r["waits"] or ()),
+            calls=tuple(map(Called, *(r[f"tool_result_{what}"] or () for what in ("at", "tokens", "valid")))),
+            pending=tuple(r["pending_token_ids"] or ()),
         )
         for r in rows
     }
@@ -247,9 +250,24 @@ def _sample_row(shard: Shard, key: SampleKey, trace: Trace, prompts: Mapping[str
         "trace_hash": trace.hash,
         "close_token_ids": list(trace.closing),
         "waits": list(trace.waits),
+        **_results(shard, trace),
+        "pending_token_ids": list(trace.pending),
         "request_completion_tokens": trace.drawn,
         "engine": generator.client.endpoint.engine,
     }
+
+
+def _results(shard: Shard, trace: Trace) -> dict[str, Any]:
+    """What a tool put into a trace, by the columns of `samples`."""
+    columns = ("tool_result_at", "tool_result_tokens", "tool_result_valid")
+    offered = shard.trace_set.route.tool is not None
+    return {column: [call[i] for call in trace.calls] if offered else None for i, column in enumerate(columns)}
+
+
+def _calls(shard: Shard, seen: Cut) -> dict[str, Any]:
+    """What of it stands in a thinking, by the columns of `answers`."""
+    found = {"tool_calls": len(seen.calls), "tool_valid": sum(call.valid for call in seen.calls), "tool_tokens": seen.tool_tokens}
+    return found if shard.trace_set.route.tool is not None else dict.fromkeys(found)
 
 
 def _answer_row(shard: Shard, key: AnswerKey, answer: Answer, prompts: Mapping[str, list[int]], generator: Generator) -> dict[str, Any]:
@@ -267,6 +285,7 @@ def _answer_row(shard: Shard, key: AnswerKey, answer: Answer, prompts: Mapping[s
         "prompt_tokens": prompt_tokens,
         "thinking_tokens": thinking,
         "over_budget": over,
+        **_calls(shard, answer.seen),
         "injected_tokens": injected,
         "answer_tokens": answer.token_count,
         "completion_tokens": thinking + injected + answer.token_count,
