@@ -7,6 +7,7 @@ What it does not do: stop an engine or touch token ids (see `calls`), talk to a 
     <tool>12*34</tool>=408      the model writes up to </tool>, we put in the rest, with a line break
 """
 
+import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -66,6 +67,7 @@ FUNCTION: dict[str, Any] = {
     },
 }
 """The same for chat APIs."""
+PARAMETER = "expression"
 
 
 class Result(NamedTuple):
@@ -160,6 +162,18 @@ def expression_in(text: str, tool: Tool = CALCULATOR) -> str | None:
 def answer(expression: str | None) -> Result:
     """What comes back for the expression of a call; None: a call that was none."""
     return INVALID if expression is None else calculate(expression)
+
+
+def answer_call(name: str, arguments: str) -> Result:
+    """What comes back for a call through a chat API. Args: name: of the function. arguments: as the model wrote them, JSON or not."""
+    if name != FUNCTION["function"]["name"] or len(arguments) > 2 * MAX_EXPRESSION:
+        return INVALID
+    try:
+        said = json.loads(arguments)
+    except json.JSONDecodeError:
+        return INVALID
+    expression = said.get(PARAMETER) if isinstance(said, dict) else None
+    return calculate(expression) if isinstance(expression, str) else INVALID
 
 
 def result_text(result: Result, tool: Tool = CALCULATOR) -> str:

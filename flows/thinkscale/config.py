@@ -20,7 +20,7 @@ FLOWS = Path(__file__).resolve().parents[1]
 PROMPTS = FLOWS.parent / "prompts"
 CATALOGUE = FLOWS / "models.yaml"
 
-RouteName = Literal["cut", "extend", "effort", "native"]
+RouteName = Literal["cut", "extend", "effort", "native", "tools"]
 MetricName = Literal["pass@k", "maj@k", "unforced pass@k"]
 
 
@@ -119,6 +119,8 @@ class Model(Strict):
     dtype: str = "auto"
     """dtype on GPUs; on CPU float32 is used."""
     reasoning_parser: str | None = None
+    tool_parser: str | None = None
+    """How the server reads the model's own way to call tools (vLLM's --tool-call-parser); only route `tools` needs it."""
     engine_args: tuple[str, ...] = ()
     """Further flags of the engine's command line."""
 
@@ -193,7 +195,8 @@ class ThinkingUse(Strict):
 
     route: RouteName = "cut"
     """`cut`: ended at the budget. `extend`: the same, and where the model would close before, it is told to wait and goes on. `effort`: the
-    model is told how much to think. `native`: the server ends it at the budget (vLLM's `thinking_token_budget`)."""
+    model is told how much to think. `native`: the server ends it at the budget (vLLM's `thinking_token_budget`). `tools`: the model calls
+    the benchmark's tool through the chat API, whose server reads the calls; each budget is drawn by itself."""
     wait: Name = "wait"
     """Of `extend`: the text in place of the close, a file `prompts/<name>.txt`."""
     times: Positive = 1

@@ -29,7 +29,7 @@ from thinkscale.mend import mend, settle
 from thinkscale.metering import FLUSH_SECONDS, Meter
 from thinkscale.plan import Study, owed_now, owed_shards, slice_ids
 from thinkscale.prompting import boundary, wait_ids
-from thinkscale.routes import native_flags
+from thinkscale.routes import native_flags, tool_flags
 from thinkscale.shards import Shard, ShardDone, run_shard
 from thinkscale.store import Store, StoreError
 
@@ -90,6 +90,8 @@ def start_engine(study: Study, model: str, shards: list[Shard]) -> serving.Runni
     entry = study.catalogue.models[model]
     if study.config.thinking.route == "native":
         entry = entry.model_copy(update={"engine_args": (*entry.engine_args, *native_flags(entry))})
+    if study.config.thinking.route == "tools":
+        entry = entry.model_copy(update={"engine_args": (*entry.engine_args, *tool_flags(entry))})
     return serving.start(
         entry,
         study.config.engine,

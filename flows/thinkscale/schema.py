@@ -103,6 +103,11 @@ SAMPLES = Table(
                 ("tool_result_at", pa.int32(), "Where a tool may be called: index in the thinking of each result's first id."),
                 ("tool_result_tokens", pa.int32(), "How many ids each result has; a cap may end within the last one."),
                 ("tool_result_valid", pa.bool_(), "Is it a number, not `error`?"),
+                (
+                    "turn_prompt_token_ids",
+                    pa.int32(),
+                    "Of `tools`: all ids that the model had read before the last result, or before the thinking. Else empty.",
+                ),
                 ("pending_token_ids", pa.int32(), "Where the cap ends within what was put in: the rest of it, after `next_token_id`."),
             )
         ),

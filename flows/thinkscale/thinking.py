@@ -71,6 +71,8 @@ class Trace:
     """Ids that are known to follow `next_id`: the rest of what was put in where the cap ends within it."""
     calling: bool = False
     """The last token ended a call that has no result yet."""
+    turn: tuple[int, ...] = ()
+    """Of a conversation (route `tools`): all ids that stood before the last result, or before the thinking; what follows is in `ids`."""
 
     @property
     def hash(self) -> str:
@@ -85,6 +87,8 @@ class Cut(NamedTuple):
     ended: AnswerEnd
     calls: tuple[Called, ...] = ()
     """Those that ended within it; of the last result a part may stand in it, or nothing yet."""
+    turn: tuple[int, ...] = ()
+    """As of its trace."""
 
     @property
     def tool_tokens(self) -> int:
@@ -176,8 +180,12 @@ def cut(trace: Trace, budget: int) -> Cut:
 
     Raises: ValueError where the trace was itself cut earlier than this budget.
     """
-    seen = _cut(trace, budget)
-    return seen._replace(calls=tuple(call for call in trace.calls if call.at <= len(seen.ids)))
+    return with_calls(_cut(trace, budget), trace)
+
+
+def with_calls(seen: Cut, trace: Trace) -> Cut:
+    """What one budget sees of a trace, with the calls that stand in it."""
+    return seen._replace(calls=tuple(call for call in trace.calls if call.at <= len(seen.ids)), turn=trace.turn)
 
 
 def _cut(trace: Trace, budget: int) -> Cut:
@@ -205,7 +213,12 @@ def closed_by_template(prompt: Sequence[int], boundary: Boundary) -> bool:
 
 
 def answer_prompt(prompt: Sequence[int], seen: Cut, boundary: Boundary) -> tuple[int, ...]:
-    """Ids before the answer: exactly prompt + open + thinking + close, or prompt + off."""
+    """Ids before the answer: exactly prompt + open + thinking + close, or prompt + off.
+
+    Of a conversation whatever its last turn stood on (a chat template may have written earlier turns anew), that turn's thinking, close.
+    """
+    if seen.turn:
+        return (*seen.turn, *seen.ids[seen.calls[-1].at if seen.calls else 0 :], *boundary.close)
     if closed_by_template(prompt, boundary):
         return tuple(prompt)
     if seen.ended == "off":
@@ -221,6 +234,8 @@ def answer_prompt_tokens(prompt: Sequence[int], seen: Cut, boundary: Boundary) -
     The close counts as injected also where the model closed by itself: a point's cost must not depend on who wrote it. What a template
     writes is the prompt's.
     """
+    if seen.turn:
+        return len(prompt), len(boundary.close)
     if closed_by_template(prompt, boundary):
         return len(prompt), 0
     whole, injected = len(answer_prompt(prompt, seen, boundary)), len(boundary.off if seen.ended == "off" else boundary.close)
