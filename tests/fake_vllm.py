@@ -7,7 +7,7 @@ Tokens. Every generated token is a function of (model name, prompt ids, index of
 position) and nothing else: neither batching nor order nor time, so that tables made from it are equal byte for byte. Thinking is words
 up to a length drawn from the hash; most traces close with </think>, some never do, a few end inside with <|end|>. The answer to a prompt
 with a sum in it is right with a probability that grows with the size in the model's name ("10k", "1m") and with the thinking tokens in
-the prompt. Temperature, top_p and the like are ignored.
+the prompt. Temperature, top_p and the like are ignored. Where the prompt speaks of `<tool>`, half of the words are calls, some malformed.
 
 Faults. `--fault '{"kind": "crash", "after": 3}'`, the same in FAKE_VLLM_FAULT, or POST /fake/fault with it as the body (`{}` ends it).
 `phase`: only requests of the phase `thinking` or `answers` count and fail; `after`: completions requests that still go well (0);
@@ -40,6 +40,14 @@ SPECIAL = ("<pad>", "<|end|>", "<|user|>", "<|assistant|>", "<think>", "</think>
 CHARACTERS = "0123456789abcdefghijklmnopqrstuvwxyz+-*/=<>?!.,:;()[]' \n"
 BLOCK = 32  # tokens per block of the pretended prefix cache
 WORDS = ("so ", "then ", "carry ", "add ", "now ", "wait ", "is ", "and ")
+CALLS = ("<tool>12*34</tool>", "<tool>7+8</tool>", "<tool>1/0</tool>", "<tool>x</tool>", "</tool>")
+CHAT_CALLS = (
+    "<tool>calculator 12*34</tool>",
+    "<tool>calculator 1/0</tool>",
+    "<tool>calculator raw x</tool>",
+    "<tool>abacus 1</tool>",
+    "<tool>calculator 1</tool><tool>calculator 2</tool>",
+)
 STARTED = time.monotonic()
 
 
@@ -77,9 +85,21 @@ class Tokenizer:
             text = self.template.render(messages=messages, add_generation_prompt=add_generation_prompt, **kwargs)
         else:
             told = str(kwargs.get("reasoning_effort", ""))
-            text = told + "".join(f"<|user|>{m['content']}" for m in messages) + ("<|assistant|>" if add_generation_prompt else "")
+            text = told + "".join(self.message(m, **kwargs) for m in messages) + ("<|assistant|>" if add_generation_prompt else "")
             text += "" if kwargs.get("enable_thinking", True) else "<think></think>"
-        return self.encode(text)
+        return self.encode(("tools. " if kwargs.get("tools") else "") + text)
+
+    def message(self, m, forgets=False, **_):
+        """As a template writes it; one that `forgets` leaves out the thinking of earlier messages."""
+        if m["role"] != "assistant":
+            return f"<|user|>{m['content']}"
+        thinking = "" if forgets else f"<think>{m['reasoning']}</think>"
+        return f"<|assistant|>{thinking}{''.join(map(self.call, m['tool_calls']))}<|end|>"
+
+    def call(self, called):
+        """As the model wrote it: its letters have no quotes, so that JSON is the parser's doing."""
+        name, arguments = called["function"]["name"], called["function"]["arguments"]
+        return f"<tool>{name} {json.loads(arguments)['expression'] if arguments[:1] == '{' else f'raw {arguments}'}</tool>"
 
 
 class Draw:
@@ -107,23 +127,35 @@ class FakeModel:
         if closes > opens:
             return self.answer(prompt, opens, closes, draw)
         length = 3 + int(-math.log(1 - draw("length")) * 14)
+        calls = "<tool>" in self.tokenizer.decode(prompt[: max(opens, 0)])
         if draw("never closes") < 0.08:
-            return self.think(draw, 4096)
+            return self.think(draw, 4096, calls)
         if draw("ends inside") < 0.04:
-            return [*self.think(draw, length), t["<|end|>"]]
-        tokens = [*self.think(draw, length), t["</think>"]]
+            return [*self.think(draw, length, calls), t["<|end|>"]]
+        tokens = [*self.think(draw, length, calls), t["</think>"]]
         whole = [*prompt, *tokens]
         return tokens + self.answer(whole, opens if opens >= 0 else len(prompt) - 1, len(whole) - 1, draw)
+
+    def message(self, prompt, seed, may_call):
+        """A turn of a conversation: thinking, then calls or an answer."""
+        t, draw = self.tokenizer.ids, Draw(self.name, prompt, "message", seed)
+        if not may_call or draw("calls") > 0.6:
+            return [t["<think>"], *self.generate([*prompt, t["<think>"]], 0, seed)]
+        said = CHAT_CALLS[int(draw("which") * len(CHAT_CALLS))]
+        return [t["<think>"], *self.think(draw, 2 + int(draw("length") * 5), False), *self.tokenizer.encode(f"</think>{said}<|end|>")]
 
     def closed_at(self, tokens, budget):
         """With the thinking ended at the budget, as vLLM's `thinking_token_budget` does."""
         close = self.tokenizer.ids["</think>"]
         return tokens if close in tokens[: budget + 1] else [*tokens[:budget], close]
 
-    def think(self, draw, length):
+    def think(self, draw, length, calls):
         text = ""
         while len(text) < length:
             n = len(text)
+            if calls and draw(f"call {n}") < 0.5:
+                text += CALLS[int(draw(f"which {n}") * len(CALLS))]
+                continue
             text += WORDS[int(draw(f"word {n}") * len(WORDS))] + f"{int(draw(f'number {n}') * 100)} "
         return self.tokenizer.encode(text[:length])
 
@@ -289,17 +321,20 @@ class Handler(BaseHTTPRequestHandler):
         elif self.path == "/tokenize":
             t = self.state.tokenizer
             ids = t.encode(body["prompt"]) if "prompt" in body else t.chat(
-                body["messages"], body.get("add_generation_prompt", True), **body.get("chat_template_kwargs") or {}
+                body["messages"], body.get("add_generation_prompt", True), tools=body.get("tools"),
+                **body.get("chat_template_kwargs") or {}
             )  # fmt: skip
             self.reply(200, {"count": len(ids), "max_model_len": self.state.args.max_model_len, "tokens": ids})
         elif self.path == "/detokenize":
             self.reply(200, {"prompt": self.state.tokenizer.decode(body["tokens"])})
         elif self.path == "/v1/completions":
-            self.completions(body)
+            self.completions(body, self.answer)
+        elif self.path == "/v1/chat/completions":
+            self.completions(body, self.chat)
         else:
             self.error(404, "Not Found")
 
-    def completions(self, body):
+    def completions(self, body, answer_of):
         state = self.state
         if not state.healthy():
             return self.error(503, "not ready")
@@ -311,7 +346,7 @@ class Handler(BaseHTTPRequestHandler):
             if kind and self.break_before(kind):
                 return None
             try:
-                answer = self.answer(body, kind)
+                answer = answer_of(body, kind)
             except Refused as e:
                 return self.error(400, str(e))
             return self.send_broken(kind, answer)
@@ -321,6 +356,8 @@ class Handler(BaseHTTPRequestHandler):
 
     def phase(self, body):
         """What a request is for: `thinking`, `answers` (its prompt holds a closed thinking), or neither."""
+        if "messages" in body:
+            return "thinking"
         t, prompt = (
             self.state.tokenizer.ids,
             body["prompt"][0] if body["prompt"] and isinstance(body["prompt"][0], list) else body["prompt"],
@@ -384,6 +421,28 @@ class Handler(BaseHTTPRequestHandler):
             state.counts["generation_tokens"] += total
         usage = {"prompt_tokens": sum(map(len, prompts)), "completion_tokens": total, "total_tokens": sum(map(len, prompts)) + total}
         return {"id": "cmpl-fake", "object": "text_completion", "model": state.name, "choices": choices, "usage": usage}
+
+    def chat(self, body, kind):
+        """One message, with the calls in it as a parser reads them."""
+        state, tools = self.state, body.get("tools")
+        if tools and not (state.args.enable_auto_tool_choice and state.args.tool_call_parser):
+            raise Refused('"auto" tool choice requires --enable-auto-tool-choice and --tool-call-parser to be set')
+        prompt = state.tokenizer.chat(body["messages"], True, tools=tools, **body.get("chat_template_kwargs") or {})
+        room = min(body["max_tokens"], state.args.max_model_len - len(prompt))
+        tokens = state.model.message(prompt, body.get("seed"), bool(tools))
+        drawn = self.choice(0, prompt, tokens, room, {state.tokenizer.ids["<|end|>"]}, {})
+        thinking, _, rest = drawn["text"].removeprefix("<think>").partition("</think>")
+        said = re.findall(r"<tool>(\w+) (raw )?(.*?)</tool>", rest)
+        read = [{"name": name, "arguments": text if raw else json.dumps({"expression": text})} for name, raw, text in said]
+        calls = [{"id": f"call-{len(prompt)}-{i}", "type": "function", "function": function} for i, function in enumerate(read)]
+        message = {"role": "assistant", "content": None if calls else rest, "reasoning": thinking, "tool_calls": calls}
+        reason = "tool_calls" if calls and drawn["finish_reason"] == "stop" else drawn["finish_reason"]
+        total = len(drawn["token_ids"])
+        with state.lock:
+            state.counts["generation_tokens"] += total
+        choice = {"index": 0, "message": message, "finish_reason": reason, "token_ids": drawn["token_ids"], "stop_reason": None}
+        usage = {"prompt_tokens": len(prompt), "completion_tokens": total, "total_tokens": len(prompt) + total}
+        return {"object": "chat.completion", "choices": [choice], "prompt_token_ids": prompt, "usage": usage}
 
     def choice(self, index, prompt, tokens, cap, stops, body):
         end = next((i for i, token in enumerate(tokens) if token in stops), len(tokens))
@@ -459,6 +518,8 @@ def main():
     parser.add_argument("--port", type=int, default=8000)
     parser.add_argument("--max-model-len", type=int, default=256)
     parser.add_argument("--reasoning-config", default="")
+    parser.add_argument("--enable-auto-tool-choice", action="store_true")
+    parser.add_argument("--tool-call-parser", default="")
     parser.add_argument("--children", action="store_true")
     args, _ = parser.parse_known_args()
     if args.children:

@@ -40,6 +40,7 @@ def model(name="fake-100k", **changes):
     sizes = {"hidden_size": 32 * heads, "num_layers": 2, "num_heads": heads, "num_kv_heads": heads, "head_dim": 32}
     shape = Shape(**sizes, intermediate_size=80, vocab_size=64)
     fields = {"name": name, "family": "fake", "source": f"org/{name}", "shape": shape, "context": 256}
+    fields |= {"tool_parser": None if "21k" in name else "hermes"}
     fields |= {"params": params, "params_active": params, "params_non_embedding": params - 2000 * heads}
     return Model(**{**fields, "thinking": Thinking(open="<think>", close="</think>"), **changes})
 

@@ -8,13 +8,11 @@ from fractions import Fraction
 import pytest
 
 from thinkscale.calculator import (
-    CLOSE,
+    CALCULATOR,
     ERROR,
-    LETTERS,
     MAX_DIGITS,
     MAX_EXPRESSION,
     MAX_RESULT,
-    OPEN,
     Result,
     answer,
     calculate,
@@ -28,7 +26,8 @@ from thinkscale.teaching import CLOSE as CLOSE_ID
 from thinkscale.teaching import FIRST, LADDERS, example
 from thinkscale.teaching import OPEN as OPEN_ID
 
-CALCULATOR = SKILLS["calculator"]
+SKILL = SKILLS["calculator"]
+OPEN, CLOSE = CALCULATOR.open, CALCULATOR.close
 
 
 @pytest.mark.parametrize(
@@ -90,7 +89,7 @@ def test_whatever_is_made_of_its_letters_is_answered_in_the_letters_of_a_result(
     for _ in range(5000):
         text = "".join(rng.choices("0123456789+-*/(). ", k=rng.randrange(MAX_EXPRESSION + 1)))
         found = calculate(text)
-        assert set(result_text(found)) <= set(LETTERS) and len(found.text) <= MAX_RESULT + 13, text
+        assert set(result_text(found)) <= set(CALCULATOR.letters) and len(found.text) <= MAX_RESULT + 13, text
     deep = "(" * 49 + "1" + ")" * 49
     assert calculate(deep).valid and calculate("-" * (MAX_EXPRESSION - 1) + "1").valid
     slow = "/".join(["1"] + ["9" * 17] * 5)
@@ -107,11 +106,12 @@ def test_whatever_is_made_of_its_letters_is_answered_in_the_letters_of_a_result(
         ("1+2</tool>", None),
         ("<tool>1</tool>=1\n2</tool>", None),
         ("<tool>1+2", None),
-        ("<tool>1+2</tool> ", None),
+        ("<tool>1+2</tool>\n", "1+2"),
+        ("1+2", None),
         ("", None),
     ],
 )
-def test_a_call_is_what_ends_with_the_text(text, expression):
+def test_a_call_is_the_last_that_ends_in_the_text(text, expression):
     assert expression_in(text) == expression
     assert answer(expression) == (calculate(expression) if expression is not None else Result(ERROR, False))
 
@@ -120,9 +120,9 @@ def test_a_call_is_what_ends_with_the_text(text, expression):
 
 
 def test_worked_calculations_lead_to_the_answer_call_by_call():
-    for level in CALCULATOR.levels:
-        for draft in [training_draft(CALCULATOR, random.Random(seed)) for seed in range(40)] + [
-            d for d, _ in zip(held_out_drafts(CALCULATOR, level, 0), range(20), strict=False)
+    for level in SKILL.levels:
+        for draft in [training_draft(SKILL, random.Random(seed)) for seed in range(40)] + [
+            d for d, _ in zip(held_out_drafts(SKILL, level, 0), range(20), strict=False)
         ]:
             assert eval(draft.question.removesuffix("=")) == int(draft.answer) > 0
             lines = draft.worked.split("\n")
@@ -137,7 +137,7 @@ def test_worked_calculations_lead_to_the_answer_call_by_call():
 @pytest.mark.parametrize("cut", [None, 0, 5, 20, 24, 60])
 def test_training_learns_the_calls_and_not_what_is_put_in(taught, cut):
     """Whether the markup of a call is one token or many."""
-    draft = CALCULATOR.draw(random.Random(3), 3)
+    draft = SKILL.draw(random.Random(3), 3)
     e = example(taught, draft, cut)
     names = {i: token for token, i in taught.vocabulary.items()}
     start, end = e.ids.index(OPEN_ID) + 1, e.ids.index(CLOSE_ID)
@@ -149,7 +149,7 @@ def test_training_learns_the_calls_and_not_what_is_put_in(taught, cut):
 
 
 def test_a_calculation_of_the_longest_kind_fits_a_ladder_s_context():
-    longest = max((CALCULATOR.draw(random.Random(s), max(CALCULATOR.levels)) for s in range(2000)), key=lambda d: len(d.worked))
+    longest = max((SKILL.draw(random.Random(s), max(SKILL.levels)) for s in range(2000)), key=lambda d: len(d.worked))
     for taught in LADDERS.values():
         assert len(example(taught, longest, None).ids) < taught.context - 60
         assert set(longest.question + longest.worked + longest.answer) <= set(taught.characters)

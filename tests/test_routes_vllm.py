@@ -7,6 +7,7 @@ import shutil
 import pytest
 
 import real_engine
+from thinkscale.calculator import Tool, answer, expression_in, result_text
 from thinkscale.config import FLOWS, Sampling, Thinking
 from thinkscale.endpoint import Client
 from thinkscale.evaluate import evaluate
@@ -71,6 +72,37 @@ def test_an_extended_trace_cut_at_a_budget_is_the_trace_forced_to_it(real_endpoi
         assert texts(alone_answers) == {k: v for k, v in texts(answers).items() if k.thinking_budget == budget}
         inside += sum(any(w < budget < w + len(wait) for w in t.waits) for t in long.values())
     assert inside, "some budget ends inside of a wait"
+
+
+@pytest.mark.engine
+def test_a_trace_with_calls_cut_at_a_budget_is_the_trace_forced_to_it(real_endpoint):
+    """The ladder was never taught to call; what it does write in sums, `+54=`, is taken for a call, whose result it has not expected."""
+    tool = Tool(open="+", close="=", before="(", after=")")
+    how = {"route": Route("cut", (LARGEST,), tool=tool, calls=2)}
+    budgets = (3, 6, 9, 11, 16, 21, 24, LARGEST)
+    long, answers = traces_and_answers(real_endpoint, LARGEST, budgets, **how)
+    assert max(len(t.calls) for t in long.values()) == 2
+    for trace in long.values():
+        first, *rest = trace.text.split("=")
+        for part, call in zip(rest[:2], trace.calls, strict=False):
+            expected = answer(expression_in(f"{first}=", tool))
+            result = result_text(expected, tool)
+            assert part.startswith(result[: call.width]) and call.width == len(result) and call.valid == expected.valid
+            first = part
+    inside, continued = 0, 0
+    for budget in budgets:
+        alone, alone_answers = traces_and_answers(real_endpoint, budget, (budget,), **how)
+        assert {k: cut(t, budget) for k, t in alone.items()} == {k: cut(t, budget) for k, t in long.items()}
+        assert texts(alone_answers) == {k: v for k, v in texts(answers).items() if k.thinking_budget == budget}
+        inside += sum(any(c.at < budget < c.at + c.width for c in t.calls) for t in alone.values())
+        short = {k: t for k, t in alone.items() if t.ended == "cut"}
+
+        async def go_on(generator, prompts, short=short):
+            return await generator.continued(prompts, short, LARGEST)
+
+        assert drawn(real_endpoint, go_on, **how) == {k: long[k] for k in short}
+        continued += len(short)
+    assert inside and continued, "some budget ends inside of a result, and such traces go on"
 
 
 @pytest.mark.engine

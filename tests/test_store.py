@@ -225,7 +225,7 @@ def test_a_part_of_another_version_is_an_error_and_stays(copied):
     path = copied.parts("answers")[1]
     _other_version(path)
     for read in (lambda: copied.read("answers"), lambda: read_graded(copied.root)):
-        with pytest.raises(StoreError, match=r"schema version 3, this reads versions 1 to 2. Move the file") as error:
+        with pytest.raises(StoreError, match=rf"version {SCHEMA_VERSION + 1}, this reads versions 1 to {SCHEMA_VERSION}. Move") as error:
             read()
         assert str(path) in str(error.value) and path.exists()
 
@@ -280,7 +280,8 @@ def test_graded_answers_are_one_tidy_frame(finished):
     assert len(frame) == 2 * 12 * 4 * 3
     assert not frame[list(TABLES["answers"].key)].duplicated().any()
     empty = set(frame.columns[frame.isna().any()])
-    assert empty == {"extracted_answer", "answer_class", "gold_logprob", "gold_tokens"} or empty == {"gold_logprob", "gold_tokens"}
+    unasked = {"gold_logprob", "gold_tokens", "tool_calls", "tool_valid", "tool_tokens"}
+    assert empty - {"extracted_answer", "answer_class"} == unasked
     assert isinstance(frame["model"].dtype, pd.CategoricalDtype) and frame["correct"].dtype == bool
     assert (frame["thinking_tokens"] <= frame["thinking_budget"]).all()
     assert (frame["completion_tokens"] == frame["thinking_tokens"] + frame["injected_tokens"] + frame["answer_tokens"]).all()

@@ -7,14 +7,17 @@ What it does not do: stop an engine or touch token ids (see `calls`), talk to a 
     <tool>12*34</tool>=408      the model writes up to </tool>, we put in the rest, with a line break
 """
 
+import json
 import re
 from collections.abc import Iterator
+from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any, Literal, NamedTuple
 
 ToolName = Literal["calculator"]
 
-OPEN, CLOSE = "<tool>", "</tool>"
+VERSION = 1
+"""Of all that follows: a change of what comes back needs a new one, or old and new traces would be taken for the same."""
 MAX_EXPRESSION = 100
 """Characters of an expression: bounds the depth of its parentheses, too."""
 MAX_DIGITS = 20
@@ -24,14 +27,33 @@ MAX_RESULT = 40
 PLACES = 10
 """Decimal places to which a result is rounded."""
 ERROR = "error"
-LETTERS = f"=-.0123456789{ERROR}\n"
-"""All that a result is written in: a model's tokenizer must be able to."""
 
-IDENTITY = (
-    f"calculator version 1 {OPEN}{CLOSE}=\\n {ERROR} expression<={MAX_EXPRESSION} digits<={MAX_DIGITS} result<={MAX_RESULT} places={PLACES}"
-)
-"""What fixes the traces in which it is called; a change of anything here needs a new version."""
 
+@dataclass(frozen=True)
+class Tool:
+    """How a call and its result stand in a text."""
+
+    open: str
+    """Before the expression."""
+    close: str
+    """After it; here generation stops."""
+    before: str
+    """Before the result."""
+    after: str
+
+    @property
+    def identity(self) -> str:
+        """What fixes the traces in which it is called."""
+        bounds = (MAX_EXPRESSION, MAX_DIGITS, MAX_RESULT, PLACES)
+        return f"calculator version {VERSION} {(self.open, self.close, self.before, ERROR, self.after)} {bounds}"
+
+    @property
+    def letters(self) -> str:
+        """All that is put in is written in these: a model's tokenizer must know them."""
+        return f"{self.before}-.0123456789{ERROR}{self.after}"
+
+
+CALCULATOR = Tool("<tool>", "</tool>", "=", "\n")
 FUNCTION: dict[str, Any] = {
     "type": "function",
     "function": {
@@ -45,6 +67,7 @@ FUNCTION: dict[str, Any] = {
     },
 }
 """The same for chat APIs."""
+PARAMETER = "expression"
 
 
 class Result(NamedTuple):
@@ -129,13 +152,11 @@ def _written(value: Fraction) -> str:
     return f"{sign}{whole}.{places:0{PLACES}d}".rstrip("0").rstrip(".")
 
 
-def expression_in(text: str) -> str | None:
-    """What stands in the call that ends with the text; None where the text does not end with a call, as in one that was never opened."""
-    if not text.endswith(CLOSE):
-        return None
-    before = text[: -len(CLOSE)]
-    opened = before.rfind(OPEN)
-    return before[opened + len(OPEN) :] if opened > before.rfind(CLOSE) else None
+def expression_in(text: str, tool: Tool = CALCULATOR) -> str | None:
+    """What stands in the last call that ends in the text; None where none ends there, or what ends was never opened."""
+    end = text.rfind(tool.close)
+    opened = text.rfind(tool.open, 0, max(end, 0))
+    return text[opened + len(tool.open) : end] if opened > text.rfind(tool.close, 0, max(end, 0)) else None
 
 
 def answer(expression: str | None) -> Result:
@@ -143,11 +164,23 @@ def answer(expression: str | None) -> Result:
     return INVALID if expression is None else calculate(expression)
 
 
-def result_text(result: Result) -> str:
+def answer_call(name: str, arguments: str) -> Result:
+    """What comes back for a call through a chat API. Args: name: of the function. arguments: as the model wrote them, JSON or not."""
+    if name != FUNCTION["function"]["name"] or len(arguments) > 2 * MAX_EXPRESSION:
+        return INVALID
+    try:
+        said = json.loads(arguments)
+    except json.JSONDecodeError:
+        return INVALID
+    expression = said.get(PARAMETER) if isinstance(said, dict) else None
+    return calculate(expression) if isinstance(expression, str) else INVALID
+
+
+def result_text(result: Result, tool: Tool = CALCULATOR) -> str:
     """What is put in after a call."""
-    return f"={result.text}\n"
+    return f"{tool.before}{result.text}{tool.after}"
 
 
-def worked_call(expression: str) -> tuple[str, str]:
+def worked_call(expression: str, tool: Tool = CALCULATOR) -> tuple[str, str]:
     """A call as a model should write it, and what is put in after it."""
-    return f"{OPEN}{expression}{CLOSE}", result_text(calculate(expression))
+    return f"{tool.open}{expression}{tool.close}", result_text(calculate(expression), tool)

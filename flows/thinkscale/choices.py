@@ -81,3 +81,47 @@ def _logprobs(choice: dict[str, Any], wanted: bool) -> tuple[tuple[str, ...], fl
     if not len(texts) == len(each) == len(choice["token_ids"]):
         raise ValueError(f"{len(each)} log-probabilities of {len(choice['token_ids'])} tokens")
     return tuple(texts), float(sum(each)), (choice["logprobs"].get("top_logprobs") or [{}])[0]
+
+
+class Call(NamedTuple):
+    """A call of a tool as the server's parser read it."""
+
+    id: str
+    name: str
+    arguments: str
+    """JSON, if the model wrote it."""
+
+
+class Said(NamedTuple):
+    """One message of a model in a conversation."""
+
+    prompt_ids: tuple[int, ...]
+    """What the chat template made of the conversation so far."""
+    token_ids: tuple[int, ...]
+    """Everything that was generated, the end of the turn included."""
+    finish_reason: str
+    calls: tuple[Call, ...]
+    message: dict[str, Any]
+    """To be sent back as a part of the conversation."""
+
+
+def check_said(answer: dict[str, Any], max_tokens: int) -> Said:
+    """The message of a chat response, if everything about it adds up. Raises ResponseInvalid."""
+    try:
+        (choice,) = answer["choices"]
+        raw = choice["message"].get("tool_calls") or []
+        calls = tuple(Call(str(c["id"]), str(c["function"]["name"]), str(c["function"]["arguments"])) for c in raw)
+        prompt, ids = tuple(answer["prompt_token_ids"]), tuple(choice["token_ids"])
+        counted = int(answer["usage"]["prompt_tokens"]), int(answer["usage"]["completion_tokens"])
+        kept = {key: choice["message"][key] for key in ("content", "reasoning") if choice["message"].get(key) is not None}
+        reason = str(choice["finish_reason"])
+    except (KeyError, TypeError, ValueError) as e:
+        raise ResponseInvalid(f"a chat response lacks or garbles a field: {type(e).__name__}: {e}") from e
+    if not 0 < len(ids) <= max_tokens or (len(prompt), len(ids)) != counted:
+        raise ResponseInvalid(
+            f"a chat response holds {len(prompt)} + {len(ids)} tokens, its usage says {counted}, the cap was {max_tokens}"
+        )
+    if reason not in ("stop", "length", "tool_calls") or (reason == "length" and len(ids) < max_tokens):
+        raise ResponseInvalid(f"a message of {len(ids)} tokens ended with '{reason}', the cap was {max_tokens}")
+    told = {"tool_calls": raw} if calls else {}
+    return Said(prompt, ids, reason, calls, {"role": "assistant", "content": "", **kept, **told})

@@ -83,7 +83,8 @@ TRACE_SET = (
         "route",
         id_type,
         "How thinking is spent: `cut` ends it at the budget and asks for the answer; `extend=2` does that and has the model go on when it "
-        "would close before, up to twice; `effort=low`: the model is told its level; `native`: the server ends it.",
+        "would close before, up to twice; `effort=low`: the model is told its level; `native`: the server ends it; `tools`: a conversation "
+        "in which the server reads the model's calls. With `calculator=8` up to eight calls of that tool are answered.",
     ),
     Column("sampling", id_type, "Sampling settings, written as `temperature=1,top_p=1,...`."),
     Column("problem_id", id_type, "Hash of benchmark, question and gold answer."),

@@ -39,6 +39,22 @@ def _row(facts: dict[str, Any], cell: pd.DataFrame) -> dict[str, Any]:
         "share_over": (cell["thinking_tokens"] > cell["thinking_budget"]).mean(),
         "share_too_long": (ended == "too_long").mean(),
         "share_no_answer": cell["extracted_answer"].isna().mean(),
+        **_calls(cell),
+    }
+
+
+def _calls(cell: pd.DataFrame) -> dict[str, float]:
+    """Was the tool called, and as it can be answered?"""
+    names = ("tool_calls", "tool_valid", "tool_tokens")
+    if not all(name in cell and cell[name].notna().all() for name in names):
+        return dict.fromkeys(("share_called", "mean_calls", "share_valid", "share_tool_tokens"), np.nan)
+    calls, valid, put_in = (int(cell[name].sum()) for name in names)
+    spent = int(cell["thinking_tokens"].sum())
+    return {
+        "share_called": (cell["tool_calls"] > 0).mean(),
+        "mean_calls": calls / len(cell),
+        "share_valid": valid / calls if calls else np.nan,
+        "share_tool_tokens": put_in / spent if spent else np.nan,
     }
 
 
@@ -46,7 +62,8 @@ def compliance_table(found: pd.DataFrame) -> RichTable:
     """The same for people; a column that is zero everywhere is left out."""
     table = RichTable(title="Thinking asked for and spent", title_justify="left")
     shares = {"share_closed_early": "closed", "share_cut": "cut", "share_over": "over", "share_too_long": "too long"}
-    shares = {c: name for c, name in {**shares, "share_no_answer": "no answer"}.items() if found[c].any()}
+    shares |= {"share_no_answer": "no answer", "share_called": "called", "share_valid": "valid calls"}
+    shares = {c: name for c, name in shares.items() if found[c].fillna(0).any()}
     varied = [c for c in ("prompt", "route", "sampling") if len(found[c].unique()) > 1]
     for name in ("skill, model", *varied):
         table.add_column(name)
@@ -55,5 +72,5 @@ def compliance_table(found: pd.DataFrame) -> RichTable:
     for row in found.to_dict("records"):
         spent = (f"{row['thinking_budget']:,}", f"{row['median_spent']:,.0f}", f"{row['p95_spent']:,.0f}")
         who = f"{row['benchmark']} {row['model']}"
-        table.add_row(who, *(str(row[c]) for c in varied), *spent, *(f"{row[c]:.1%}" for c in shares))
+        table.add_row(who, *(str(row[c]) for c in varied), *spent, *("" if np.isnan(row[c]) else f"{row[c]:.1%}" for c in shares))
     return table

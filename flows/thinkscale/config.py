@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
+from thinkscale.calculator import ToolName
 from thinkscale.sources import ConfigError as ConfigError
 from thinkscale.sources import GymBenchmark, HubBenchmark, Name, Positive, Strict
 
@@ -19,7 +20,7 @@ FLOWS = Path(__file__).resolve().parents[1]
 PROMPTS = FLOWS.parent / "prompts"
 CATALOGUE = FLOWS / "models.yaml"
 
-RouteName = Literal["cut", "extend", "effort", "native"]
+RouteName = Literal["cut", "extend", "effort", "native", "tools"]
 MetricName = Literal["pass@k", "maj@k", "unforced pass@k"]
 
 
@@ -118,6 +119,8 @@ class Model(Strict):
     dtype: str = "auto"
     """dtype on GPUs; on CPU float32 is used."""
     reasoning_parser: str | None = None
+    tool_parser: str | None = None
+    """How the server reads the model's own way to call tools (vLLM's --tool-call-parser); only route `tools` needs it."""
     engine_args: tuple[str, ...] = ()
     """Further flags of the engine's command line."""
 
@@ -148,6 +151,10 @@ class BenchmarkUse(Strict):
     """The first so many problems; None: all of a hub benchmark."""
     prompt: Name | None = None
     """Prompt for this benchmark; None: the experiment's."""
+    tool: ToolName | None = None
+    """What the model may call while it thinks on this benchmark; the prompt must tell it how (see `prompts/calculator.jinja`)."""
+    tool_calls: Positive = 8
+    """How many calls are answered; what follows is text like any other."""
 
 
 class PointRef(Strict):
@@ -188,7 +195,8 @@ class ThinkingUse(Strict):
 
     route: RouteName = "cut"
     """`cut`: ended at the budget. `extend`: the same, and where the model would close before, it is told to wait and goes on. `effort`: the
-    model is told how much to think. `native`: the server ends it at the budget (vLLM's `thinking_token_budget`)."""
+    model is told how much to think. `native`: the server ends it at the budget (vLLM's `thinking_token_budget`). `tools`: the model calls
+    the benchmark's tool through the chat API, whose server reads the calls; each budget is drawn by itself."""
     wait: Name = "wait"
     """Of `extend`: the text in place of the close, a file `prompts/<name>.txt`."""
     times: Positive = 1

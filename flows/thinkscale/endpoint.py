@@ -20,7 +20,9 @@ import aiohttp
 
 from thinkscale.choices import Choice as Choice
 from thinkscale.choices import ResponseInvalid as ResponseInvalid
+from thinkscale.choices import Said as Said
 from thinkscale.choices import check_choices as check_choices
+from thinkscale.choices import check_said as check_said
 from thinkscale.config import Sampling
 
 RETRYABLE = (408, 425, 429, 500, 502, 503, 504)
@@ -114,18 +116,20 @@ class Client:
 
     async def tokenize(
         self,
-        text: str | Sequence[dict[str, str]],
+        text: str | Sequence[dict[str, Any]],
         *,
         add_generation_prompt: bool = True,
         template_kwargs: dict[str, Any] | None = None,
         add_special_tokens: bool = False,
+        tools: Sequence[dict[str, Any]] = (),
     ) -> list[int]:
-        """Token ids of plain text, or of messages through the chat template (which brings its own special tokens)."""
+        """Token ids of plain text, or of messages through the chat template (which brings its own special tokens) with tools to be told."""
         body: dict[str, Any] = {"model": self.endpoint.model, "add_special_tokens": add_special_tokens}
         if isinstance(text, str):
             body["prompt"] = text
         else:
             body |= {"messages": list(text), "add_generation_prompt": add_generation_prompt, "chat_template_kwargs": template_kwargs or {}}
+            body |= {"tools": list(tools)} if tools else {}
         answer = await self._post("/tokenize", body)
         return [int(token) for token in answer["tokens"]]
 
@@ -165,6 +169,14 @@ class Client:
         }
         answer = await self._post("/v1/completions", body if seed is None else {**body, "seed": seed})
         return check_choices(answer, prompts, n, max_tokens, logprobs="logprobs" in more)
+
+    async def chat(self, messages: Sequence[dict[str, Any]], max_tokens: int, sampling: Sampling, **more: Any) -> Said:
+        """The next message of a conversation, as the server's parsers read it, and its ids. Raises as `complete`.
+
+        Args: more: further keys of the request (`tools`, `chat_template_kwargs`, `seed`).
+        """
+        body = {"model": self.endpoint.model, "messages": list(messages), "max_tokens": max_tokens, "return_token_ids": True}
+        return check_said(await self._post("/v1/chat/completions", {**body, **sampling.model_dump(), **more}), max_tokens)
 
     async def score(self, texts: Sequence[Sequence[int]]) -> list[list[float]]:
         """Log-probability of every token but the first of every text, given what stands before it. Raises as `complete`."""

@@ -17,6 +17,7 @@ from functools import partial
 from typing import TypeVar
 
 from thinkscale import files, loss, serving
+from thinkscale.calls import check_tool
 from thinkscale.claims import ClaimLost, Claims, Guarded
 from thinkscale.config import digest
 from thinkscale.drain import Drain, drain_on_sigterm
@@ -28,7 +29,7 @@ from thinkscale.mend import mend, settle
 from thinkscale.metering import FLUSH_SECONDS, Meter
 from thinkscale.plan import Study, owed_now, owed_shards, slice_ids
 from thinkscale.prompting import boundary, wait_ids
-from thinkscale.routes import native_flags
+from thinkscale.routes import native_flags, tool_flags
 from thinkscale.shards import Shard, ShardDone, run_shard
 from thinkscale.store import Store, StoreError
 
@@ -89,6 +90,8 @@ def start_engine(study: Study, model: str, shards: list[Shard]) -> serving.Runni
     entry = study.catalogue.models[model]
     if study.config.thinking.route == "native":
         entry = entry.model_copy(update={"engine_args": (*entry.engine_args, *native_flags(entry))})
+    if study.config.thinking.route == "tools":
+        entry = entry.model_copy(update={"engine_args": (*entry.engine_args, *tool_flags(entry))})
     return serving.start(
         entry,
         study.config.engine,
@@ -204,6 +207,8 @@ class Run:
             tags, room, cap = await boundary(client, entry), Room(engine.concurrency), self.study.config.answer_tokens
             waits = {s.trace_set.route.wait for s in shards}
             wait = {text: await wait_ids(client, entry, text) for text in waits}
+            for tool in {tool for s in shards if (tool := s.trace_set.route.tool) is not None}:
+                await check_tool(client, entry.name, tool)
             places = asyncio.Semaphore(SHARDS_AT_ONCE)
 
             def drawn(trace_set_id: str, sequences: int, tokens: int) -> None:

@@ -13,11 +13,13 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, NamedTuple
 
+from thinkscale.calculator import FUNCTION
+from thinkscale.calls import read_call, with_results
 from thinkscale.config import Engine, Model, Sampling
 from thinkscale.endpoint import Choice, Client
 from thinkscale.problems import Problem
 from thinkscale.prompting import chosen, render
-from thinkscale.routes import CUT, Route
+from thinkscale.routes import ALONE, CUT, Route
 from thinkscale.thinking import (
     NATIVE_SLACK,
     THINKING_OFF,
@@ -32,6 +34,7 @@ from thinkscale.thinking import (
     resumed,
     trace_prompt,
     waited,
+    with_calls,
 )
 
 MAX_N = 16
@@ -122,7 +125,7 @@ class Generator:
             by_problem.setdefault(key.problem_id, []).append(key.sample_index)
         groups = [(p, indices[i : i + MAX_N]) for p, indices in by_problem.items() for i in range(0, len(indices), MAX_N)]
 
-        caps = {p: self._cap(prompts[p], budget) for p in by_problem}
+        caps = {p: self.cap(prompts[p], budget) for p in by_problem}
 
         async def one(problem_id: str, indices: list[int]) -> list[tuple[SampleKey, Trace]]:
             prompt, cap = prompts[problem_id], caps[problem_id]
@@ -137,11 +140,11 @@ class Generator:
                 n=len(indices),
                 max_tokens=cap + 1 + (NATIVE_SLACK if native else 0),
                 # consecutive children of one request take seed, seed + 1, ...: hashed seeds keep requests apart
-                seed=_seed(problem_id, indices[0]) if self.client.endpoint.seeds else None,
-                **self._stops(),
+                seed=seed_of(problem_id, indices[0]) if self.client.endpoint.seeds else None,
+                **self._stops(0),
                 **native,
             )
-            read = [read_native(d, self.boundary, cap) if native else read_trace(None, d, self.boundary, cap) for d in drawn]
+            read = [read_native(d, self.boundary, cap) if native else self._read(None, d, cap) for d in drawn]
             return list(zip(keys, read, strict=True))
 
         found = await self.bounded([(len(indices), partial(one, p, indices)) for p, indices in groups])
@@ -151,47 +154,59 @@ class Generator:
         self, prompts: Mapping[str, Sequence[int]], cut_short: dict[SampleKey, Trace], budget: int
     ) -> dict[SampleKey, Trace]:
         """Unclosed traces, continued to a larger cap from their ids and the token already drawn past their old cap."""
-        known = {key: resumed(trace, self.wait, self._cap(prompts[key.problem_id], budget)) for key, trace in cut_short.items()}
+        known = {key: resumed(trace, self.wait, self.cap(prompts[key.problem_id], budget)) for key, trace in cut_short.items()}
         return await self._on(prompts, known, budget)
 
     async def _on(self, prompts: Mapping[str, Sequence[int]], traces: dict[SampleKey, Trace], budget: int) -> dict[SampleKey, Trace]:
-        """Traces until each is closed, cut at the budget, or too long for the context; with `extend` they are made to go on meanwhile."""
+        """Traces until each is closed, cut at the budget, or too long for the context.
+
+        With `extend` they are made to go on meanwhile, and what a tool is asked is answered.
+        """
         done: dict[SampleKey, Trace] = {}
         while True:
             short: dict[SampleKey, Trace] = {}
+            caps = {key: self.cap(prompts[key.problem_id], budget) for key in traces}
+            if self.route.tool is not None:
+                traces = await with_results(self.client, self.route.tool, traces, caps)
             for key, trace in traces.items():
-                cap = self._cap(prompts[key.problem_id], budget)
+                cap = caps[key]
                 if self.wait and not closed_by_template(prompts[key.problem_id], self.boundary):
-                    trace = waited(trace, self.wait, self.route.times, self.boundary, cap)
+                    told = waited(trace, self.wait, self.route.times, self.boundary, cap)
+                    trace = trace if told is trace else replace(told, text=told.text + self.route.wait)
                 if trace.ended == "cut" and trace.budget < cap and self.route.name != "native":
                     short[key] = trace
                 else:
                     too_long = trace.ended == "cut" and cap < budget
-                    done[key] = replace(trace, ended="too_long", budget=budget, next_id=-1) if too_long else replace(trace, budget=budget)
+                    done[key] = (
+                        replace(trace, ended="too_long", budget=budget, next_id=-1, pending=())
+                        if too_long
+                        else replace(trace, budget=budget)
+                    )
             if not short:
                 return done
             traces = await self._drawn_on(prompts, short, budget)
 
     async def _drawn_on(self, prompts: Mapping[str, Sequence[int]], short: dict[SampleKey, Trace], budget: int) -> dict[SampleKey, Trace]:
-        by_room: dict[int, list[tuple[SampleKey, Trace]]] = {}
+        by_room: dict[tuple[int, int], list[tuple[SampleKey, Trace]]] = {}
         for key, trace in short.items():
-            by_room.setdefault(self._cap(prompts[key.problem_id], budget) - len(trace.ids), []).append((key, trace))
+            room = self.cap(prompts[key.problem_id], budget) - len(trace.ids)
+            by_room.setdefault((room, len(trace.calls)), []).append((key, trace))
 
-        async def one(room: int, group: list[tuple[SampleKey, Trace]]) -> list[tuple[SampleKey, Trace]]:
+        async def one(room: int, calls: int, group: list[tuple[SampleKey, Trace]]) -> list[tuple[SampleKey, Trace]]:
             drawn = await self._complete(
                 [(*trace_prompt(prompts[key.problem_id], self.boundary), *trace.ids, trace.next_id) for key, trace in group],
                 n=1,
                 max_tokens=room,
                 seed=None,  # one seed for many prompts would tie their draws together
-                **self._stops(),
+                **self._stops(calls),
             )
-            caps = [self._cap(prompts[key.problem_id], budget) for key, _ in group]
-            return [(key, read_trace(t, d, self.boundary, cap)) for (key, t), d, cap in zip(group, drawn, caps, strict=True)]
+            caps = [self.cap(prompts[key.problem_id], budget) for key, _ in group]
+            return [(key, self._read(t, d, cap)) for (key, t), d, cap in zip(group, drawn, caps, strict=True)]
 
-        found = await self.bounded([(len(g), partial(one, room, g)) for room, all_ in by_room.items() for g in self._grouped(all_)])
+        found = await self.bounded([(len(g), partial(one, *like, g)) for like, all_ in by_room.items() for g in self._grouped(all_)])
         return {key: trace for group in found for key, trace in group}
 
-    def _cap(self, prompt: Sequence[int], budget: int) -> int:
+    def cap(self, prompt: Sequence[int], budget: int) -> int:
         """The budget, or what of it the context holds beside the prompt, the close and an answer."""
         slack = NATIVE_SLACK if self.route.name == "native" else 0
         beside = len(trace_prompt(prompt, self.boundary)) + len(self.boundary.close) + self.answer_tokens + slack
@@ -261,7 +276,11 @@ class Generator:
         async def one(problem: Problem) -> tuple[str, list[int]]:
             text = render(prompt_text, problem, chosen(pool, problem, examples))
             if self.model.chat:
-                ids = await self.client.tokenize([{"role": "user", "content": text}], template_kwargs=self.model.template_kwargs)
+                # the API's own tools stand in the prompt, where they may be called
+                tools = [FUNCTION] if self.route.name == "tools" and max(self.route.budgets) else []
+                ids = await self.client.tokenize(
+                    [{"role": "user", "content": text}], template_kwargs=self.model.template_kwargs, tools=tools
+                )
             else:
                 ids = await self.client.tokenize(text, add_special_tokens=True)
             return problem.problem_id, ids
@@ -269,13 +288,22 @@ class Generator:
         return dict(await self.bounded([(1, partial(one, p)) for p in problems]))
 
     def _seen(self, trace: Trace, budget: int) -> tuple[Cut, str]:
-        whole = Cut(trace.ids, trace.ended) if self.route.name == "native" and trace.ended != "too_long" else cut(trace, budget)
-        return whole, trace.hash
+        whole = self.route.name in ALONE and trace.ended != "too_long"
+        return with_calls(Cut(trace.ids, trace.ended), trace) if whole else cut(trace, budget), trace.hash
 
-    def _stops(self) -> dict[str, Any]:
-        if self.boundary.cue is not None:  # the text of each token says where the cue begins
-            return {"stop": [self.boundary.cue], "logprobs": 0, "include_stop_str_in_output": True}
-        return {"stop_token_ids": [] if self.boundary.stop is None else [self.boundary.stop]}
+    def _read(self, before: Trace | None, drawn: Choice, cap: int) -> Trace:
+        """What was drawn, as a trace: up to a call that is to be answered, if there is one."""
+        tool, calls = self.route.tool, len(before.calls) if before else 0
+        call = read_call(before, drawn, tool, cap) if tool is not None and calls < self.route.calls else None
+        return call or read_trace(before, drawn, self.boundary, cap)
+
+    def _stops(self, calls: int) -> dict[str, Any]:
+        """What ends a request of traces in which so many calls were answered."""
+        cue, tool = self.boundary.cue, self.route.tool
+        texts = [*([] if cue is None else [cue]), *([tool.close] if tool is not None and calls < self.route.calls else [])]
+        ids = {} if cue is not None else {"stop_token_ids": [] if self.boundary.stop is None else [self.boundary.stop]}
+        # the text of each token says where a cue begins, or a call ends
+        return ids | ({"stop": texts, "logprobs": 0, "include_stop_str_in_output": True} if texts else {})
 
     def _grouped(self, items: list[Any]) -> list[list[Any]]:
         size = self.engine.prompts_per_request
@@ -304,5 +332,6 @@ class Generator:
             raise
 
 
-def _seed(problem_id: str, sample_index: int) -> int:
+def seed_of(problem_id: str, sample_index: int) -> int:
+    """Seed of a request that begins with this sample."""
     return int.from_bytes(hashlib.sha256(f"{problem_id}/{sample_index}".encode()).digest()[:4], "big")

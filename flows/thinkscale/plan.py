@@ -88,7 +88,7 @@ class Study:
                 examples=examples,
             )
             for name, use in config.benchmarks.items()
-            for route, examples, sampling, samples in variants(config, entry.sampling)
+            for route, examples, sampling, samples in variants(config, use, entry.sampling)
         ]
 
     @property

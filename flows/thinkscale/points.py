@@ -107,6 +107,10 @@ COMPLIANCE = Table(
         Column("share_over", pa.float64(), "Share with more thinking than asked for."),
         Column("share_too_long", pa.float64(), "Share of problems that did not fit the context at this budget."),
         Column("share_no_answer", pa.float64(), "Share without an extracted answer."),
+        Column("share_called", pa.float64(), "Share in whose thinking a tool was called; null where none may be.", nullable=True),
+        Column("mean_calls", pa.float64(), "Mean number of calls that were answered.", nullable=True),
+        Column("share_valid", pa.float64(), "Share of all calls that could be answered; NaN where there was none.", nullable=True),
+        Column("share_tool_tokens", pa.float64(), "Share of all thinking tokens that a tool put in.", nullable=True),
     ),
 )
 

@@ -36,8 +36,8 @@ __all__ = [  # also those declared elsewhere
     "TableName",
 ]
 
-SCHEMA_VERSION = 2
-"""2: columns that are null in parts of version 1 (`Column.since`), which can be read as ever."""
+SCHEMA_VERSION = 3
+"""2 and 3: columns that are null in parts of versions before (`Column.since`), which can be read as ever."""
 
 _SAMPLE = Column("sample_index", pa.int32(), "Which draw for this problem, from 0.")
 _CELL = Column("cell_id", id_type, "Hash of trace set and thinking budget.")
@@ -85,7 +85,7 @@ SAMPLES = Table(
         Column(
             "thinking",
             pa.string(),
-            "The thinking as text, with the token past the cap where it was cut (for reading; cutting is done on ids).",
+            "The thinking as text, with what is known past the cap where it was cut (for reading; cutting is done on ids).",
         ),
         _TRACE_HASH,
         Column(
@@ -101,6 +101,20 @@ SAMPLES = Table(
             "Of `extend`: index in the thinking of the first id that was put in place of each close. Else empty.",
             nullable=True,
             since=2,
+        ),
+        *(
+            Column(name, pa.list_(type_), text, nullable=True, since=3)
+            for name, type_, text in (
+                ("tool_result_at", pa.int32(), "Where a tool may be called: index in the thinking of each result's first id."),
+                ("tool_result_tokens", pa.int32(), "How many ids each result has; a cap may end within the last one."),
+                ("tool_result_valid", pa.bool_(), "Is it a number, not `error`?"),
+                (
+                    "turn_prompt_token_ids",
+                    pa.int32(),
+                    "Of `tools`: all ids that the model had read before the last result, or before the thinking. Else empty.",
+                ),
+                ("pending_token_ids", pa.int32(), "Where the cap ends within what was put in: the rest of it, after `next_token_id`."),
+            )
         ),
         Column(
             "request_completion_tokens", pa.int32(), "Tokens the engine generated for this row, with the close or the token past the cap."
@@ -133,6 +147,15 @@ ANSWERS = Table(
             nullable=True,
             since=2,
         ),
+        Column(
+            "tool_calls",
+            pa.int32(),
+            "Calls of a tool that ended within this thinking, of those that are answered; null where no tool may be called.",
+            nullable=True,
+            since=3,
+        ),
+        Column("tool_valid", pa.int32(), "Those of them that could be answered; the others got `error`.", nullable=True, since=3),
+        Column("tool_tokens", pa.int32(), "Of `thinking_tokens`: those of the tool's results, which we put in.", nullable=True, since=3),
         Column("injected_tokens", pa.int32(), "Tokens put in by us after the thinking (the close, a cue)."),
         Column("answer_tokens", pa.int32(), "Tokens of the answer, with its end token."),
         Column("completion_tokens", pa.int32(), "`thinking_tokens + injected_tokens + answer_tokens`: what this row would cost alone."),

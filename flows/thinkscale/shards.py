@@ -15,14 +15,16 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from thinkscale.config import digest
+from thinkscale.conversation import conversations
 from thinkscale.forced import Gold, gold_logprobs
 from thinkscale.generate import TOO_LONG, Answer, AnswerKey, Generator, SampleKey
 from thinkscale.grading import Grade, grade_many, grader_version
 from thinkscale.problems import Benchmark, Grader, Problem
+from thinkscale.prompting import chosen, render
 from thinkscale.routes import TraceSet
 from thinkscale.schema import TableName
 from thinkscale.store import Store
-from thinkscale.thinking import Cut, Trace, answer_prompt_tokens, trace_prompt
+from thinkscale.thinking import Called, Cut, Trace, answer_prompt_tokens, trace_prompt
 
 
 @dataclass(frozen=True)
@@ -79,7 +81,7 @@ async def run_shard(shard: Shard, generator: Generator, store: Store) -> ShardDo
         return ShardDone(0, 0, 0)
     drawn: dict[SampleKey, Trace] = {}
     if shard.draw or shard.extend:
-        drawn = await generator.traces(prompts, shard.draw, shard.budget)
+        drawn = await _draw(shard, prompts, generator)
         drawn |= await generator.continued(prompts, {key: traces[key] for key in shard.extend}, shard.budget)
         rows = [_sample_row(shard, key, trace, prompts, generator) for key, trace in drawn.items()]
         # a lost race means that another run drew the same samples: its traces stand, ours are forgotten
@@ -96,6 +98,15 @@ async def run_shard(shard: Shard, generator: Generator, store: Store) -> ShardDo
     await asyncio.to_thread(store.publish, "answers", name, rows, trace_set_id=set_id)
     graded = asyncio.to_thread(grade_part, store, name, {shard.benchmark.name: shard.benchmark}, _by_id(shard.problems))
     return ShardDone(len(drawn), len(answers), await graded)
+
+
+async def _draw(shard: Shard, prompts: dict[str, list[int]], generator: Generator) -> dict[SampleKey, Trace]:
+    """The traces that are not on disk yet."""
+    if shard.trace_set.route.name != "tools":
+        return await generator.traces(prompts, shard.draw, shard.budget)
+    text, number = shard.trace_set.prompt_text, shard.trace_set.examples
+    texts = {p.problem_id: render(text, p, chosen(shard.pool, p, number)) for p in shard.problems}
+    return await conversations(generator, texts, prompts, shard.draw, shard.budget)
 
 
 def grade_part(store: Store, name: str, benchmarks: Mapping[str, Benchmark], problems: Mapping[str, Problem]) -> int:
@@ -165,6 +176,7 @@ def publish_problems(store: Store, benchmark: Benchmark, problems: tuple[Problem
 def read_traces(store: Store, shard: Shard) -> dict[SampleKey, Trace]:
     """The slice's traces on disk; of a trace that was continued, the longest."""
     columns = ["trace_budget", "ended", "thinking_token_ids", "next_token_id", "thinking", "close_token_ids", "waits"]
+    columns += ["tool_result_at", "tool_result_tokens", "tool_result_valid", "pending_token_ids", "turn_prompt_token_ids"]
     rows = _of_slice(store, "samples", columns, shard).sort_by("trace_budget").to_pylist()
     return {
         SampleKey(r["problem_id"], r["sample_index"]): Trace(
@@ -175,6 +187,9 @@ def read_traces(store: Store, shard: Shard) -> dict[SampleKey, Trace]:
             r["thinking"],
             tuple(r["close_token_ids"] or ()),
             tuple(r["waits"] or ()),
+            calls=tuple(map(Called, *(r[f"tool_result_{what}"] or () for what in ("at", "tokens", "valid")))),
+            pending=tuple(r["pending_token_ids"] or ()),
+            turn=tuple(r["turn_prompt_token_ids"] or ()),
         )
         for r in rows
     }
@@ -234,12 +249,13 @@ def _keys(shard: Shard, problem_id: str) -> dict[str, Any]:
 
 
 def _sample_row(shard: Shard, key: SampleKey, trace: Trace, prompts: Mapping[str, list[int]], generator: Generator) -> dict[str, Any]:
+    prompt = prompts[key.problem_id]
     return {
         **_keys(shard, key.problem_id),
         "sample_index": key.sample_index,
         "trace_budget": trace.budget,
         "ended": trace.ended,
-        "prompt_tokens": len(trace_prompt(prompts[key.problem_id], generator.boundary)),
+        "prompt_tokens": len(prompt if trace.turn else trace_prompt(prompt, generator.boundary)),
         "thinking_tokens": len(trace.ids),
         "thinking_token_ids": list(trace.ids),
         "next_token_id": trace.next_id,
@@ -247,9 +263,25 @@ def _sample_row(shard: Shard, key: SampleKey, trace: Trace, prompts: Mapping[str
         "trace_hash": trace.hash,
         "close_token_ids": list(trace.closing),
         "waits": list(trace.waits),
+        **_results(shard, trace),
+        "pending_token_ids": list(trace.pending),
+        "turn_prompt_token_ids": list(trace.turn),
         "request_completion_tokens": trace.drawn,
         "engine": generator.client.endpoint.engine,
     }
+
+
+def _results(shard: Shard, trace: Trace) -> dict[str, Any]:
+    """What a tool put into a trace, by the columns of `samples`."""
+    columns = ("tool_result_at", "tool_result_tokens", "tool_result_valid")
+    offered = shard.trace_set.route.tool is not None
+    return {column: [call[i] for call in trace.calls] if offered else None for i, column in enumerate(columns)}
+
+
+def _calls(shard: Shard, seen: Cut) -> dict[str, Any]:
+    """What of it stands in a thinking, by the columns of `answers`."""
+    found = {"tool_calls": len(seen.calls), "tool_valid": sum(call.valid for call in seen.calls), "tool_tokens": seen.tool_tokens}
+    return found if shard.trace_set.route.tool is not None else dict.fromkeys(found)
 
 
 def _answer_row(shard: Shard, key: AnswerKey, answer: Answer, prompts: Mapping[str, list[int]], generator: Generator) -> dict[str, Any]:
@@ -267,6 +299,7 @@ def _answer_row(shard: Shard, key: AnswerKey, answer: Answer, prompts: Mapping[s
         "prompt_tokens": prompt_tokens,
         "thinking_tokens": thinking,
         "over_budget": over,
+        **_calls(shard, answer.seen),
         "injected_tokens": injected,
         "answer_tokens": answer.token_count,
         "completion_tokens": thinking + injected + answer.token_count,

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from thinkscale import calculator
+from thinkscale.calculator import CALCULATOR
 from thinkscale.config import FLOWS
 from thinkscale.problems import GENERATED, Draft, Generated, held_out_drafts, training_draft
 from thinkscale.skills import SKILLS
@@ -196,7 +196,7 @@ MANY = Ladder(
     kept=frozenset(),
     mix={"sums": 0.18, "deduction": 0.1, "reversal": 0.14, "cipher": 0.2, "passages": 0.18, "toy-translation": 0.08, "calculator": 0.12},
     characters="\n" + "".join(map(chr, range(32, 127))),
-    marks=(calculator.OPEN, calculator.CLOSE),
+    marks=(CALCULATOR.open, CALCULATOR.close),
     worded=("deduction", "reversal", "passages", "toy-translation"),
     context=256,
     folder=FLOWS / "many",

@@ -36,6 +36,17 @@ class Boundary:
     """Text that closes the thinking of a model without tags."""
 
 
+class Called(NamedTuple):
+    """A call of a tool whose result was put into the thinking."""
+
+    at: int
+    """Index of the first id of the result."""
+    width: int
+    """Ids of the result."""
+    valid: bool
+    """The call could be answered; otherwise the result says `error`."""
+
+
 @dataclass(frozen=True)
 class Trace:
     """One trace as drawn: `ids` are the thinking, without close or end of text."""
@@ -47,13 +58,21 @@ class Trace:
     next_id: int = -1
     """Token drawn past the cap of a `cut` trace."""
     text: str = field(default="", compare=False)
-    """For reading: what was drawn, with the token past the cap."""
+    """For reading: what was drawn and put in, with the token past the cap (and the rest of a result that the cap cuts)."""
     closing: tuple[int, ...] = ()
     """The ids of the cue that closed it, as drawn; a budget that ends within them cuts the trace there."""
     waits: tuple[int, ...] = ()
     """Where a close was replaced (route `extend`): index of the first id that was put there."""
     drawn: int = field(default=0, compare=False)
     """Tokens that the engine drew for it since it was read from disk."""
+    calls: tuple[Called, ...] = ()
+    """Of a tool, in order."""
+    pending: tuple[int, ...] = ()
+    """Ids that are known to follow `next_id`: the rest of what was put in where the cap ends within it."""
+    calling: bool = False
+    """The last token ended a call that has no result yet."""
+    turn: tuple[int, ...] = ()
+    """Of a conversation (route `tools`): all ids that stood before the last result, or before the thinking; what follows is in `ids`."""
 
     @property
     def hash(self) -> str:
@@ -66,6 +85,15 @@ class Cut(NamedTuple):
 
     ids: tuple[int, ...]
     ended: AnswerEnd
+    calls: tuple[Called, ...] = ()
+    """Those that ended within it; of the last result a part may stand in it, or nothing yet."""
+    turn: tuple[int, ...] = ()
+    """As of its trace."""
+
+    @property
+    def tool_tokens(self) -> int:
+        """How many of the ids a tool put in."""
+        return sum(min(call.width, len(self.ids) - call.at) for call in self.calls)
 
 
 def read_trace(before: Trace | None, drawn: Choice, boundary: Boundary, budget: int) -> Trace:
@@ -79,8 +107,8 @@ def read_trace(before: Trace | None, drawn: Choice, boundary: Boundary, budget: 
     """
     first, text = ((*before.ids, before.next_id), before.text) if before else ((), "")
     whole, text = (*first, *drawn.token_ids), text + drawn.text
-    waits, spent = (before.waits, before.drawn) if before else ((), 0)
-    kept = Trace((), "cut", budget, text=text, waits=waits, drawn=spent + len(drawn.token_ids))
+    kept = before or Trace((), "cut", budget)
+    kept = replace(kept, ids=(), ended="cut", budget=budget, next_id=-1, text=text, pending=(), drawn=kept.drawn + len(drawn.token_ids))
     if len(whole) > budget + 1:
         raise ValueError(f"a trace of {len(whole)} ids came back where at most {budget + 1} were asked for: the server ignores its cap")
     if drawn.finish_reason == "stop":
@@ -131,20 +159,20 @@ def waited(trace: Trace, wait: Sequence[int], times: int, boundary: Boundary, bu
     closes = trace.ended == "closed" or (trace.ended == "eos" and boundary.stop is None)
     if not closes or len(trace.waits) >= times:
         return trace
-    return _cut_at((*trace.ids, *wait), replace(trace, waits=(*trace.waits, len(trace.ids))), budget)
+    return cut_at((*trace.ids, *wait), replace(trace, waits=(*trace.waits, len(trace.ids))), budget)
 
 
 def resumed(trace: Trace, wait: Sequence[int], budget: int) -> Trace:
-    """A trace that its cap cut inside of a `wait`, with the rest of it, for a larger budget."""
+    """A trace that its cap cut inside of a `wait` or a tool's result, with the rest of it, for a larger budget."""
     known = (*trace.ids, trace.next_id)
-    left = wait[len(known) - trace.waits[-1] :] if trace.waits else ()
-    return _cut_at((*known, *left), trace, budget) if left else trace
+    left = trace.pending or (wait[len(known) - trace.waits[-1] :] if trace.waits else ())
+    return cut_at((*known, *left), trace, budget) if left else trace
 
 
-def _cut_at(whole: tuple[int, ...], trace: Trace, budget: int) -> Trace:
+def cut_at(whole: tuple[int, ...], trace: Trace, budget: int) -> Trace:
     """A trace of known ids, cut at the budget or, before it, so that all of them are its ids and the one past its cap."""
     cap = min(len(whole) - 1, budget)
-    return replace(trace, ids=whole[:cap], ended="cut", budget=cap, next_id=whole[cap], closing=())
+    return replace(trace, ids=whole[:cap], ended="cut", budget=cap, next_id=whole[cap], closing=(), pending=whole[cap + 1 :])
 
 
 def cut(trace: Trace, budget: int) -> Cut:
@@ -152,6 +180,15 @@ def cut(trace: Trace, budget: int) -> Cut:
 
     Raises: ValueError where the trace was itself cut earlier than this budget.
     """
+    return with_calls(_cut(trace, budget), trace)
+
+
+def with_calls(seen: Cut, trace: Trace) -> Cut:
+    """What one budget sees of a trace, with the calls that stand in it."""
+    return seen._replace(calls=tuple(call for call in trace.calls if call.at <= len(seen.ids)), turn=trace.turn)
+
+
+def _cut(trace: Trace, budget: int) -> Cut:
     if budget == 0:
         return Cut((), "off")
     if len(trace.ids) + max(1, len(trace.closing)) - 1 > budget:
@@ -176,7 +213,12 @@ def closed_by_template(prompt: Sequence[int], boundary: Boundary) -> bool:
 
 
 def answer_prompt(prompt: Sequence[int], seen: Cut, boundary: Boundary) -> tuple[int, ...]:
-    """Ids before the answer: exactly prompt + open + thinking + close, or prompt + off."""
+    """Ids before the answer: exactly prompt + open + thinking + close, or prompt + off.
+
+    Of a conversation whatever its last turn stood on (a chat template may have written earlier turns anew), that turn's thinking, close.
+    """
+    if seen.turn:
+        return (*seen.turn, *seen.ids[seen.calls[-1].at if seen.calls else 0 :], *boundary.close)
     if closed_by_template(prompt, boundary):
         return tuple(prompt)
     if seen.ended == "off":
@@ -192,6 +234,8 @@ def answer_prompt_tokens(prompt: Sequence[int], seen: Cut, boundary: Boundary) -
     The close counts as injected also where the model closed by itself: a point's cost must not depend on who wrote it. What a template
     writes is the prompt's.
     """
+    if seen.turn:
+        return len(prompt), len(boundary.close)
     if closed_by_template(prompt, boundary):
         return len(prompt), 0
     whole, injected = len(answer_prompt(prompt, seen, boundary)), len(boundary.off if seen.ended == "off" else boundary.close)
