@@ -10,6 +10,7 @@ from thinkscale import cost
 from thinkscale.config import Catalogue, ConfigError, Model
 from thinkscale.loading import load_catalogue, load_experiment, prompt_text
 from thinkscale.problems import benchmarks
+from thinkscale.sources import HubBenchmark
 
 CATALOGUE = load_catalogue()
 EXTENTS = {name: benchmark.extent for name, benchmark in benchmarks(CATALOGUE).items()}
@@ -98,6 +99,11 @@ def test_gsm8k_is_pinned() -> None:
     assert (gsm8k.source, gsm8k.file, gsm8k.problems, gsm8k.grader) == ("openai/gsm8k", "main/test-00000-of-00001.parquet", 1319, "number")
     assert gsm8k.revision is not None and len(gsm8k.revision) == 40
     assert gsm8k.answer_after == "####"
+
+
+@pytest.mark.parametrize("hub", CATALOGUE.benchmarks.values(), ids=lambda h: h.source)
+def test_every_file_of_the_hub_is_pinned_to_a_commit(hub: HubBenchmark) -> None:
+    assert hub.revision is not None and len(hub.revision) == 40
 
 
 def test_gpus_are_named_with_plausible_figures() -> None:

@@ -182,6 +182,16 @@ def test_a_changed_local_file_is_another_benchmark_and_a_pinned_one_is_named_by_
     assert benchmarks(CATALOGUE)["gsm8k"].identity(0) == f"openai/gsm8k/main/test-00000-of-00001.parquet at {pinned.revision}"
 
 
+def test_a_file_of_the_hub_without_a_commit_is_refused_before_anything_is_fetched() -> None:
+    hub = CATALOGUE.benchmarks["mmlu"]
+    loose = benchmarks(CATALOGUE.model_copy(update={"benchmarks": {"mmlu": hub.model_copy(update={"revision": None})}}))["mmlu"]
+    for ask in (lambda: loose.identity(0), lambda: loose.load(10, 0)):
+        with pytest.raises(ConfigError, match=r"benchmarks\.mmlu\.revision: missing\. Give the commit of cais/mmlu"):
+            ask()
+    with pytest.raises(ValueError, match="revision"):
+        HubBenchmark.model_validate(hub.model_dump(exclude_none=True) | {"revision": "main"})
+
+
 UNFIT: dict[str, tuple[str, list[dict[str, Any]], str]] = {
     "a missing answer": ("math-500", [FILES["math-500"][1][0] | {"answer": None}], r"row 0: empty answer"),
     "an empty problem": ("math-500", [FILES["math-500"][1][0], FILES["math-500"][1][1] | {"problem": "  "}], r"row 1: empty question"),

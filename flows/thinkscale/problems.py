@@ -226,14 +226,22 @@ def _from_hub(name: str, hub: HubBenchmark) -> Benchmark:
         chance=hub.chance,
         size=hub.problems,
         mean_prompt_tokens=hub.mean_prompt_tokens,
-        identity=lambda seed: _hub_identity(hub),
+        identity=lambda seed: _hub_identity(name, hub),
         load=lambda number, seed: _read_hub(name, hub)[:number],
     )
 
 
-def _hub_identity(hub: HubBenchmark) -> str:
-    """A pinned revision fixes the content; a local file may change under its name, so its content is hashed."""
+def _hub_identity(name: str, hub: HubBenchmark) -> str:
+    """A pinned revision fixes the content; a local file may change under its name, so its content is hashed.
+
+    Raises: ConfigError for a file of the hub without a revision: nobody could say later what was asked.
+    """
     local = [path for file in _files(hub) if (path := FLOWS / hub.source / file).is_file()]
+    if not local and hub.revision is None:
+        raise ConfigError(
+            f"models.yaml: benchmarks.{name}.revision: missing. Give the commit of {hub.source} that you use (40 hex digits, on the hub), "
+            f"or set `source` to a local folder that holds {hub.file}."
+        )
     if not local:
         return f"{hub.source}/{hub.file} at {hub.revision}"
     return f"{' '.join(_files(hub))} sha256 {digest([hashlib.sha256(path.read_bytes()).hexdigest() for path in local])}"
@@ -245,6 +253,7 @@ def _files(hub: HubBenchmark) -> list[str]:
 
 def _read_hub(name: str, hub: HubBenchmark) -> list[Problem]:
     """All problems of a file of the hub or of this disk. Raises ConfigError where a row lacks something or stands there twice."""
+    _hub_identity(name, hub)
     path, *answers = (hub_file(hub, file) for file in _files(hub))
     found: dict[str, Problem] = {}
     for index, item in enumerate(read_items(path, hub, *answers)):
@@ -273,6 +282,6 @@ def hub_file(hub: HubBenchmark, file: str) -> Path:
         return Path(hf_hub_download(hub.source, file, repo_type="dataset", revision=hub.revision))
     except (OSError, ValueError) as e:  # huggingface_hub's errors are OSErrors (network) or ValueErrors (names)
         raise ConfigError(
-            f"cannot read {file} of {hub.source} at {hub.revision or 'the newest revision'} from the hub: {e}. "
+            f"cannot read {file} of {hub.source} at {hub.revision} from the hub: {e}. "
             "Reach the hub once to fill its cache, or set `source` to a local folder that holds the file."
         ) from e

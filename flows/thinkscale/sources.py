@@ -33,8 +33,8 @@ class HubBenchmark(Strict):
     """Name on the data hub, or a local folder (relative to `flows/` or absolute)."""
     file: str
     """Parquet, JSON-lines, JSON, CSV, TSV or text file of the wanted split, inside the source."""
-    revision: str | None = None
-    """Commit on the hub; None: not pinned, which the manifest records. A local file is hashed instead."""
+    revision: Annotated[str, Field(pattern=r"^[0-9a-f]{40}$")] | None = None
+    """Commit on the hub, whole: what a name or a branch stands for may change. A local file needs none, its content is hashed."""
     problems: Positive
     mean_prompt_tokens: Positive
     """For estimates before the data are read."""
