@@ -18,7 +18,7 @@ from thinkscale import schema
 from thinkscale.findings import Finding
 from thinkscale.inference import Floats, Ints, Pools, Resampling, interval, quantiles
 from thinkscale.summarize import typed
-from thinkscale.tidy import checked
+from thinkscale.tidy import by_cell, checked, first_rows
 
 CONFIDENT = 0.5
 """At least so many of the other samples agree."""
@@ -38,7 +38,8 @@ def calibration(graded: pd.DataFrame, draws: int = 1000, seed: int | str = 0) ->
     if "answer_class" not in rows:
         return typed(pd.DataFrame(columns=schema.CALIBRATION.names), schema.CALIBRATION)
     pools, table = Pools(draws, seed), []
-    for _, cell in rows.groupby("cell_id", observed=True, sort=True):
+    for mine in by_cell(rows):
+        cell = rows.take(mine)
         problem, ids = pd.factorize(cell["problem_id"], sort=True)
         n = np.bincount(problem)
         enough = (n >= 2)[problem]
@@ -46,9 +47,9 @@ def calibration(graded: pd.DataFrame, draws: int = 1000, seed: int | str = 0) ->
             continue
         cell, ids = cell[enough], ids[n >= 2]
         problem = pd.factorize(cell["problem_id"], sort=True)[0]
-        clusters = cell.drop_duplicates("problem_id").set_index("problem_id")["cluster_id"].astype(str)
+        clusters = cell["cluster_id"].take(first_rows(problem, len(ids))).astype(str).tolist()
         facts = {name: cell[name].iloc[0] for name in _FACTS}
-        draw = pools.get(str(facts["benchmark"]), [str(i) for i in ids], [clusters[i] for i in ids])
+        draw = pools.get(str(facts["benchmark"]), [str(i) for i in ids], clusters)
         right = cell["correct"].to_numpy(dtype=bool)
         found = _measures(agreement(problem, cell["answer_class"]), right, problem, draw)
         table.append({**facts, **found, "num_problems": len(ids), "num_samples": int(n[n >= 2].min())})

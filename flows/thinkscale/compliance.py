@@ -12,19 +12,20 @@ from rich.table import Table as RichTable
 
 from thinkscale import schema
 from thinkscale.summarize import typed
+from thinkscale.tidy import by_cell
 
 _CELL = [c.name for c in schema.COMPLIANCE.columns if c.name in {column.name for column in schema.ANSWERS.columns}]
 
 
 def compliance(graded: pd.DataFrame) -> pd.DataFrame:
     """The compliance table (`schema.COMPLIANCE`). Args: graded: one row per answer, from `store.read_graded`."""
-    plain = graded.astype({c: str for c in _CELL if isinstance(graded[c].dtype, pd.CategoricalDtype)})
-    rows = [_row(dict(zip(_CELL, key, strict=True)), cell) for key, cell in plain.groupby(_CELL, sort=False)]
+    rows = [_row(graded.take(mine)) for mine in by_cell(graded)]
     table = pd.DataFrame(rows, columns=schema.COMPLIANCE.names)
     return typed(table.sort_values(["benchmark", "params", "model", "prompt", "route", "thinking_budget", "cell_id"]), schema.COMPLIANCE)
 
 
-def _row(facts: dict[str, Any], cell: pd.DataFrame) -> dict[str, Any]:
+def _row(cell: pd.DataFrame) -> dict[str, Any]:
+    facts = {name: cell[name].iloc[0] for name in _CELL}
     spent, ended = cell["thinking_tokens"].to_numpy(), cell["ended"].astype(str)
     asked = spent[(ended != "too_long").to_numpy()]  # of what did not fit nothing was spent, which would look like thrift
     median, p95 = np.percentile(asked, [50, 95]) if len(asked) else (np.nan, np.nan)

@@ -9,6 +9,7 @@ Sources: pass@k: Chen et al. 2021, arXiv:2107.03374. maj@k: Wang et al. 2022, ar
 """
 
 from collections.abc import Callable, Sequence
+from functools import cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -20,6 +21,7 @@ Ints = NDArray[np.int64]
 
 _EXACT_BINOMIALS = 1000  # C(1000, 500) is the last central binomial that is safely a double
 _SOME = 1e-300  # more than nothing
+_SAMPLES = 2**18  # at once: 2 MB
 _CHUNK = 512  # multisets at once: the arrays of one chunk stay in the processor's cache
 
 
@@ -53,6 +55,14 @@ def pass_at_k_variance(n: ArrayLike, c: ArrayLike, k: ArrayLike) -> Floats:
     """
     k_ = np.asarray(k)
     return np.asarray((1.0 - pass_at_k(n, c, k_)) ** 2 - (1.0 - pass_at_k(n, c, 2 * k_)), dtype=np.float64)
+
+
+def at_every_k(estimate: Callable[[Ints, Ints, Ints], Floats], n: ArrayLike, c: ArrayLike, ks: Sequence[int]) -> Floats:
+    """`estimate` (`pass_at_k`, `pass_at_k_variance`) of each problem at each k, problems × ks; equal counts share one computation."""
+    n_, c_ = np.asarray(n, np.int64), np.asarray(c, np.int64)
+    width = max(n_.max(initial=0), c_.max(initial=0)) + 1
+    pairs, back = np.unique(n_ * width + c_, return_inverse=True)
+    return estimate((pairs // width)[:, None], (pairs % width)[:, None], np.array(ks, np.int64)[None, :])[back.reshape(-1)]
 
 
 def pass_at_k_with_replacement(n: ArrayLike, c: ArrayLike, k: ArrayLike) -> Floats:
@@ -92,25 +102,34 @@ def _best(value: ArrayLike, score: ArrayLike, problem: ArrayLike, ks: Sequence[i
     n = np.bincount(at)
     if not len(n) or (n == 0).any():
         raise ValueError("best-of-k: problems are numbered 0, 1, ... and each has at least one sample.")
-    order = np.lexsort((by, at))
-    at, by, worth = at[order], by[order], worth[order]
-    new = np.ones(len(at), bool)
-    new[1:] = (at[1:] != at[:-1]) | (by[1:] != by[:-1])
-    first = np.flatnonzero(new)
-    size = np.diff(np.append(first, len(at)))
-    mean = np.add.reduceat(worth, first) / size
-    unit = at[first]
-    low = first - np.concatenate([[0], np.cumsum(n)[:-1]])[unit]
+    if (at[1:] < at[:-1]).any():
+        order = np.argsort(at, kind="stable")
+        by, worth = by[order], worth[order]
+    start = np.cumsum(n) - n
     out = np.full((len(n), len(ks)), np.nan)
-    for column, k in enumerate(ks):
-        if k >= 1:
-            chance = _below(n[unit], low + size, k, replace) - _below(n[unit], low, k, replace)
-            out[:, column] = np.bincount(unit, weights=chance * mean, minlength=len(n))
-            out[(n < k) & (not replace), column] = np.nan
+    for size in np.unique(n):
+        mine, among = np.flatnonzero(n == size), np.arange(size)
+        chance = np.column_stack([_below(size, among + 1, k, replace) - _below(size, among, k, replace) for k in map(abs, ks)])
+        known = np.array([k >= 1 and (replace or k <= size) for k in ks])
+        step = max(1, _SAMPLES // int(size))
+        for some in (mine[i : i + step] for i in range(0, len(mine), step)):
+            rows = start[some][:, None] + among
+            out[some] = np.where(known, _ranked(worth[rows], by[rows]) @ chance, np.nan)
     return out
 
 
-def _below(n: Ints, i: Ints, k: int, replace: bool) -> Floats:
+def _ranked(worth: Floats, by: Floats) -> Floats:
+    """What samples are worth in order of their scores, problems × samples; level ones are worth their mean."""
+    order = np.argsort(by, axis=1)
+    by, worth = np.take_along_axis(by, order, axis=1), np.take_along_axis(worth, order, axis=1)
+    opens = np.ones(by.shape, bool)
+    opens[:, 1:] = by[:, 1:] != by[:, :-1]
+    first = np.flatnonzero(opens)
+    size = np.diff(np.append(first, by.size))
+    return np.repeat(np.add.reduceat(worth.ravel(), first) / size, size).reshape(by.shape)
+
+
+def _below(n: int, i: Ints, k: int, replace: bool) -> Floats:
     """Chance that all k samples are among the i lowest of n."""
     if replace:
         return np.asarray((i / n) ** k, dtype=np.float64)
@@ -241,7 +260,7 @@ def _product(wrong: Any, large: Ints, singles: Ints, j_top: tuple[int, int], cho
     if most == 0:
         return np.ones((1, len(large)))
     degree = min(most, top // j - 1)  # in x: t level rivals and gold take j * (t + 1) votes
-    nodes, weights = np.polynomial.legendre.leggauss(degree // 2 + 1)
+    nodes, weights = _gauss(degree // 2 + 1)
     lots = (nodes + 1) / 2
     size, length = min(most * j, top - j) + 1, min(int(singles.max()), top - j) + 1
     old, new = np.zeros((size, len(lots), len(large))), np.zeros((size, len(lots), len(large)))
@@ -260,6 +279,9 @@ def _product(wrong: Any, large: Ints, singles: Ints, j_top: tuple[int, int], cho
         new[:grown, :, m:] = old[:grown, :, m:]
         old, new, length = new, old, grown
     return np.asarray(np.einsum("mxu,x->mu", old, weights / 2))
+
+
+_gauss = cache(np.polynomial.legendre.leggauss)  # asked for thousands of times, of few sizes
 
 
 def _pascal(n: int, k: int) -> Floats:

@@ -4,7 +4,7 @@ Why: one definition of value, interval and cost for every table and figure.
 What it does not do: compare points (see `compare`), read or write files (see `store`), or drop a problem from a denominator.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -17,7 +17,7 @@ from thinkscale import cost, estimators, inference, power, schema, votes
 from thinkscale.config import Shape
 from thinkscale.inference import Floats, Ints, Pools, Resampling
 from thinkscale.loading import nearest
-from thinkscale.tidy import FACTS, PROBLEM, SCORES, TableError, checked, codes, refuse
+from thinkscale.tidy import COUNTED, FACTS, SCORES, TableError, checked, codes, first_rows, places, refuse
 
 _ROUNDING = 1e-12
 
@@ -96,7 +96,8 @@ def measure(graded: pd.DataFrame, means: tuple[str, ...] = (), seed: int | str =
     rows = checked(graded)
     cell_names, cell = codes(rows, "cell_id")
     problem_names, problem = codes(rows, "benchmark", "problem_id")
-    _, first, at, n = np.unique(cell * len(problem_names) + problem, return_index=True, return_inverse=True, return_counts=True)
+    units, at = places(cell * len(problem_names) + problem, len(cell_names) * len(problem_names))
+    first, n = first_rows(at, len(units)), np.bincount(at)
     unit_cell = cell[first]
     grids = {c: _grid(n[unit_cell == c]) for c in range(len(cell_names))}
     ks = sorted({k for grid in grids.values() for k in grid})
@@ -104,17 +105,19 @@ def measure(graded: pd.DataFrame, means: tuple[str, ...] = (), seed: int | str =
     spent = rows["completion_tokens"].to_numpy(dtype=np.float64)
     steps = _where_known(np.isnan(spent), at, estimators.best_of_k(np.nan_to_num(spent), np.nan_to_num(spent), at, ks))
     firsts: pd.DataFrame = rows.take(first).reset_index(drop=True)
-    problems = firsts[list(PROBLEM[1:])].astype({"problem_id": str, "cluster_id": str})
-    problems = problems.assign(num_samples=n, **_means(rows, means, at, n))
-    facts = firsts[list(FACTS)].to_dict("records")
+    # Plain Python strings, the same ones in every cell: what is asked of them again and again is whether they are equal.
+    ids, clusters = _plain(name for _, name in problem_names), _plain(map(str, firsts["cluster_id"]))
+    named = {"problem_id": ids.take(problem[first]).reset_index(drop=True), "cluster_id": clusters}
+    problems = pd.DataFrame({**named, "difficulty": firsts["difficulty"], "num_samples": n, **_means(rows, means, at, n)})
+    facts = rows.take(first_rows(cell, len(cell_names)))[list(FACTS)].to_dict("records")
     cells = []
     for c, grid in grids.items():
         mine, used = np.flatnonzero(unit_cell == c), np.isin(ks, grid)
         points = tuple(Point(metric, k) for metric in columns for k in grid)
         value, noise, drawing = (np.concatenate([part[i][mine][:, used] for part in columns.values()], axis=1) for i in range(3))
         about = {"noise": noise, "drawing": drawing, "steps": np.tile(steps[mine][:, used], len(columns))}
-        named = {str(key): value for key, value in facts[mine[0]].items()}
-        cells.append(Cell(named, problems.take(mine).reset_index(drop=True), points, value, about))
+        cell_facts = {str(key): value for key, value in facts[c].items()}
+        cells.append(Cell(cell_facts, problems.take(mine).reset_index(drop=True), points, value, about))
     return cells
 
 
@@ -131,14 +134,15 @@ def _counted(rows: pd.DataFrame, at: Ints, n: Ints, ks: list[int]) -> dict[str, 
     correct = rows["correct"].to_numpy(dtype=bool)
     gold = np.bincount(at, weights=correct, minlength=len(n)).astype(np.int64)
     unforced = np.bincount(at, weights=rows["correct_unforced"].to_numpy(dtype=bool), minlength=len(n)).astype(np.int64)
-    n_, k_, exact, unknown = n[:, None], np.array(ks)[None, :], np.zeros((len(n), len(ks))), np.full((len(n), len(ks)), np.nan)
+    exact, unknown = np.zeros((len(n), len(ks))), np.full((len(n), len(ks)), np.nan)
     majority = unknown
     if "answer_class" in rows:  # otherwise only right and wrong are known, and nobody can vote
         wrong = _wrong_votes(rows, at, len(n), correct)
         majority = estimators.maj_at_k(gold, wrong, n - gold - wrong.sum(1), ks)
 
     def passed(c: Ints) -> _Column:
-        return _Column(estimators.pass_at_k(n_, c[:, None], k_), estimators.pass_at_k_variance(n_, c[:, None], k_), exact)
+        value, noise = (estimators.at_every_k(f, n, c, ks) for f in (estimators.pass_at_k, estimators.pass_at_k_variance))
+        return _Column(value, noise, exact)
 
     return {"pass@k": passed(gold), "maj@k": _Column(majority, unknown, exact), "unforced pass@k": passed(unforced)}
 
@@ -157,6 +161,10 @@ def _scored(rows: pd.DataFrame, at: Ints, ks: list[int], seed: int | str) -> dic
             vote, error = (_where_known(np.isnan(score), at, v) for v in votes.weighted_vote(correct, classes, weights, at, ks, seed))
             columns[f"vote@k by {name}"] = _Column(vote, np.full_like(vote, np.nan), error)
     return columns
+
+
+def _plain(texts: Iterable[str]) -> pd.Series:
+    return pd.Series(list(texts), dtype=object)
 
 
 def _where_known(unknown: NDArray[np.bool_], at: Ints, values: Floats) -> Floats:
@@ -287,12 +295,15 @@ def _wrong_votes(rows: pd.DataFrame, at: Ints, units: int, correct: NDArray[np.b
     width = max(1, len(classes))
     refuse(rows, correct & (code < 0), "correct without an answer_class")
     key = at * width + code
-    wrong, count = np.unique(key[(code >= 0) & ~correct], return_counts=True)
-    refuse(rows, correct & np.isin(key, wrong), "answer_class '{answer_class}' is right here and wrong in another sample of the problem")
+    voted = (code >= 0) & ~correct
+    wrong, place = places(key[voted], units * width)
+    count = np.bincount(place)
+    mixed = correct & np.isin(key, wrong, kind="table" if units * width <= COUNTED * len(rows) else "sort")
+    refuse(rows, mixed, "answer_class '{answer_class}' is right here and wrong in another sample of the problem")
     unit = wrong // width
-    place = np.arange(len(unit)) - np.searchsorted(unit, unit)
-    table = np.zeros((units, int(place.max(initial=-1)) + 1), np.int64)
-    table[unit, place] = count
+    column = np.arange(len(unit)) - np.searchsorted(unit, unit)
+    table = np.zeros((units, int(column.max(initial=-1)) + 1), np.int64)
+    table[unit, column] = count
     return table
 
 

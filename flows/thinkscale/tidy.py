@@ -27,6 +27,8 @@ SCORES = ("answer_logprob", "verifier_score")
 _TOKENS = ("prompt_tokens", "thinking_tokens", "injected_tokens", "answer_tokens", "completion_tokens")
 _NEEDED = (*FACTS, *PROBLEM[1:], "sample_index", *_TOKENS, "ended", "correct", "correct_unforced", "extracted_answer")
 _MAY_BE_NULL = {"extracted_answer", *_TOKENS}
+COUNTED = 4
+"""Cells of a table of counts that a row is worth: beyond, sorting is cheaper."""
 
 
 class TableError(ValueError):
@@ -78,10 +80,37 @@ def codes(rows: pd.DataFrame, *columns: str) -> tuple[list[tuple[str, ...]], Int
     code = np.zeros(len(rows), np.int64)
     names: list[tuple[str, ...]] = [()]
     for column in columns:
-        part, levels = pd.factorize(rows[column], sort=True)
-        used, code = np.unique(code * len(levels) + part, return_inverse=True)
-        names = [(*names[u // len(levels)], str(levels[u % len(levels)])) for u in used]
+        part, levels = _levels(rows[column])
+        used, code = places(code * len(levels) + part, len(names) * len(levels))
+        texts = [str(level) for level in levels]
+        names = [(*names[u // len(texts)], texts[u % len(texts)]) for u in used.tolist()]
     return names, code
+
+
+def places(code: Ints, size: int) -> tuple[Ints, Ints]:
+    """Distinct values of whole numbers in [0, size), in order, and each one's place among them.
+
+    Found by counting, or by sorting where `size` is far more than there are numbers.
+    """
+    if size > COUNTED * len(code) + 2**20:
+        values, place = np.unique(code, return_inverse=True)
+        return values, place.reshape(-1)
+    there = np.bincount(code, minlength=size) > 0
+    return np.flatnonzero(there), (np.cumsum(there) - 1)[code]
+
+
+def _levels(values: pd.Series) -> tuple[Ints, pd.Index]:
+    """Each value's number among sorted levels; of a category all levels, used or not."""
+    if isinstance(values.dtype, pd.CategoricalDtype):
+        return values.cat.codes.to_numpy().astype(np.int64), values.cat.categories
+    part, levels = pd.factorize(values, sort=True)
+    return part.astype(np.int64), pd.Index(levels)
+
+
+def by_cell(rows: pd.DataFrame) -> list[Ints]:
+    """Row numbers of each cell, cells in the order of their ids."""
+    names, code = codes(rows, "cell_id")
+    return np.split(np.argsort(code, kind="stable"), np.cumsum(np.bincount(code, minlength=len(names)))[:-1])
 
 
 def checked(graded: pd.DataFrame) -> pd.DataFrame:
@@ -97,7 +126,8 @@ def checked(graded: pd.DataFrame) -> pd.DataFrame:
     for column in _NEEDED:
         if column not in _MAY_BE_NULL:
             refuse(rows, rows[column].isna(), f"{column} is null")
-    refuse(rows, rows.duplicated(["cell_id", "problem_id", "sample_index"]), "there twice")
+    if _doubled(rows):
+        refuse(rows, rows.duplicated(["cell_id", "problem_id", "sample_index"]), "there twice")
     over = (rows["route"] != "native") & (rows["thinking_tokens"] > rows["thinking_budget"])
     refuse(rows, over, "thinking_tokens {thinking_tokens} over thinking_budget {thinking_budget}")
     parts = rows["thinking_tokens"].astype(np.float64) + rows["injected_tokens"] + rows["answer_tokens"]
@@ -108,16 +138,32 @@ def checked(graded: pd.DataFrame) -> pd.DataFrame:
     return rows
 
 
+def _doubled(rows: pd.DataFrame) -> bool:
+    """Is any sample there twice?"""
+    code, size = np.zeros(len(rows), np.int64), 1
+    for column in ("cell_id", "problem_id", "sample_index"):
+        part, levels = _levels(rows[column])
+        used, code = places(code * len(levels) + part, size * len(levels))
+        size = len(used)
+    return size < len(rows)
+
+
 def _constant(rows: pd.DataFrame, keys: tuple[str, ...], columns: tuple[str, ...]) -> None:
     names, code = codes(rows, *keys)
-    first = np.full(len(names), -1)
-    first[code[::-1]] = np.arange(len(rows))[::-1]
+    first = first_rows(code, len(names))
     for column in columns:
-        value = pd.factorize(rows[column])[0]
-        bad = np.flatnonzero(value != value[first[code]])
+        value = rows[column].to_numpy() if pd.api.types.is_numeric_dtype(rows[column]) else pd.factorize(rows[column])[0]
+        bad = np.flatnonzero(value != value[first][code])
         if len(bad):
             here, there = rows[column].iloc[bad[0]], rows[column].iloc[first[code[bad[0]]]]
             raise TableError(f"graded: {' '.join(keys)} {' '.join(names[code[bad[0]]])} has {column} {there!r} and {here!r}.")
+
+
+def first_rows(code: Ints, size: int) -> Ints:
+    """The first row of each of `size` codes."""
+    first = np.full(size, -1)
+    first[code[::-1]] = np.arange(len(code))[::-1]
+    return first
 
 
 def refuse(rows: pd.DataFrame, bad: "pd.Series[bool] | NDArray[np.bool_]", text: str) -> None:
