@@ -11,7 +11,7 @@ import pandas as pd
 
 from thinkscale import schema
 from thinkscale.inference import Floats, Pools, Resampling, generator, interval
-from thinkscale.summarize import Cell, Point, deployable, kind, measure, slices, typed
+from thinkscale.summarize import GRANULAR, Cell, Point, deployable, kind, measure, slices, typed
 
 SPLITS = 50
 SURE = 0.95
@@ -53,7 +53,7 @@ def frontier_membership(graded: pd.DataFrame, summary: pd.DataFrame, draws: int 
     together, over the problems that all of them share.
     """
     pools, rows = Pools(draws, seed), []
-    known = summary[summary["value"].notna() & summary["cost_flops"].notna()]
+    known = summary[summary["value"].notna() & summary["cost_flops"].notna() & ~summary["metric"].isin(list(GRANULAR))]
     for (benchmark, name), (points, values, problems) in _matrices(graded, known, seed).items():
         sample = pools.get(f"{benchmark} {name}", problems["problem_id"].tolist(), problems["cluster_id"].tolist())
         replicates = np.round(sample.weights @ values, 12)
