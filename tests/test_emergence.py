@@ -42,6 +42,7 @@ def rows_of(laws: dict[str, Law], seed: int = 0) -> pd.DataFrame:
             named = {"model": f"m{i}", "params": int(1e4 * 10**place), "benchmark": name, "gold_tokens": law.tokens}
             ids = {"problem_id": np.repeat(np.arange(len(accuracy)), n), "sample_index": np.tile(np.arange(n), len(accuracy))}
             told = {"gold_logprob": np.repeat(-nll.value[:, i] * law.tokens, n), "partial": np.where(right, 1.0, left[:, None]).ravel()}
+            told["brier"] = np.repeat(nll.value[:, i] / 5, n)  # any loss: the less, the better
             parts.append(pd.DataFrame({**named, **ids, **told, "correct": right.ravel()}))
     return complete(pd.concat(parts, ignore_index=True))
 
@@ -53,11 +54,12 @@ STILL = {name: dataclasses.replace(LAWS[name], noise=0.02) for name in ("smooth,
 def judged() -> dict[str, pd.DataFrame]:
     """The emergence table of three skills with known laws, by each granular metric; and by none."""
     rows = rows_of(STILL)
-    without = {"gold_logprob": [], "partial": ["gold_logprob"], "none": ["gold_logprob", "partial"]}
+    names = ["brier", "gold_logprob", "partial", "none"]
+    without = {name: names[:i] for i, name in enumerate(names)}
     return {name: emergence(curves_of(rows.drop(columns=c), {}, chance=0.0), 300) for name, c in without.items()}
 
 
-@pytest.mark.parametrize("granular", ["gold_logprob", "partial", "none"])
+@pytest.mark.parametrize("granular", ["brier", "gold_logprob", "partial", "none"])
 def test_skills_of_others_get_their_labels_from_rows(judged: dict[str, pd.DataFrame], granular: str) -> None:
     found = judged[granular].set_index("benchmark")
     labels = {"smooth, two tokens": "smooth", "mirage, 10 tokens": "mirage", "emergent, middle": "emergent"}
@@ -69,6 +71,15 @@ def test_skills_of_others_get_their_labels_from_rows(judged: dict[str, pd.DataFr
     assert 1e5 < emergent["onset_low"] <= emergent["onset"] <= emergent["onset_high"] <= 1e6  # the loss turns down at 100,000
     assert 1e5 < emergent["leaves_chance"] < emergent["onset"]
     assert (found["p_bh"].dropna() >= found["p"].dropna() - 1e-12).all()
+
+
+def test_a_brier_score_is_a_loss_that_falls_as_accuracy_rises() -> None:
+    rows = rows_of({"mirage, 10 tokens": STILL["mirage, 10 tokens"]})
+    (curve,) = [c for c in curves_of(rows, {}, chance=0.0) if c.facts["axis"] == "size"]
+    assert [g.name for g in curve.granular] == ["brier", "gold_logprob", "partial"]
+    brier = curve.granular[0]
+    assert not brier.closeness and (np.diff(brier.value.mean(axis=0)) < 0).all() and (np.diff(curve.accuracy.mean(axis=0)) >= 0).all()
+    assert brier.level(np.full((1, len(brier.value)), 1 / len(brier.value)))[0] == pytest.approx(np.log(brier.value.mean(axis=0)))
 
 
 def test_a_skill_that_accelerates_is_concave_in_pass_until_space(judged: dict[str, pd.DataFrame]) -> None:

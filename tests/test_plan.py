@@ -12,7 +12,7 @@ from fakes import files, rows, run_toy, study
 from thinkscale import evaluate
 from thinkscale.config import FLOWS, ConfigError
 from thinkscale.generate import AnswerKey, SampleKey
-from thinkscale.plan import open_study, owed_shards, plan
+from thinkscale.plan import open_study, owed_shards, plan, plan_table
 from thinkscale.store import read_graded
 
 MODEL = "fake-100k"
@@ -281,6 +281,27 @@ def test_plan_shows_what_is_on_disk(tmp_path):
     (total,) = [line for line in done.stdout.splitlines() if line.startswith("│ all")]
     assert "problems × 5 samples show differences from" in done.stdout
     assert [c.strip() for c in total.split("│")][3:7] == ["6", "600", "480", "120"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "labels"),
+    [
+        ({}, [""]),
+        ({"examples": [2]}, [""]),
+        ({"examples": [0, 2], "greedy": True}, ["examples=0", "examples=0, greedy", "examples=2", "examples=2, greedy"]),
+        ({"thinking": {"route": "native"}, "thinking_budgets": [6, 16]}, ["budget=6", "budget=16"]),
+        (
+            {"thinking": {"route": "effort", "levels": {"high": {"e": 2}, "low": {"e": 1}}}, "thinking_budgets": [16], "greedy": True},
+            ["effort=high", "effort=high, greedy", "effort=low", "effort=low, greedy"],
+        ),
+    ],
+)
+def test_rows_of_a_plan_say_what_tells_them_apart(tmp_path, changes, labels):
+    opened = study(tmp_path, prompt="few-shot-bare", **changes)
+    found = plan(opened)
+    assert [r.variant for r in found] == labels
+    shown = next(iter(plan_table(opened, found).columns[1].cells))
+    assert shown == (f"mapping, {labels[0]}" if labels[0] else "mapping")
 
 
 @pytest.mark.parametrize(

@@ -6,14 +6,12 @@ import dataclasses
 import pandas as pd
 import pytest
 
-from fake_vllm import CHARACTERS
 from fakes import CLOSE, END, OPEN, WAIT, Toy, generator, model, reopen, rows, run_fake, run_toy, study
 from thinkscale.compare import ClaimError
 from thinkscale.compliance import compliance, compliance_table
 from thinkscale.config import ConfigError, Thinking
-from thinkscale.endpoint import Choice, ResponseInvalid
-from thinkscale.forced import gold_logprobs
-from thinkscale.generate import AnswerKey, SampleKey
+from thinkscale.endpoint import Choice
+from thinkscale.generate import SampleKey
 from thinkscale.plan import owed_shards, plan
 from thinkscale.problems import Problem
 from thinkscale.prompting import chosen, example_pool, render, wait_ids
@@ -358,42 +356,6 @@ def test_a_trace_that_fills_the_context_serves_the_budgets_that_fit():
     full = Trace((7, 8, 9), "too_long", 40)
     assert cut(full, 2) == Cut((7, 8), "cut") and cut(full, 3) == Cut((7, 8, 9), "cut") and cut(full, 4) == Cut((), "too_long")
     assert cut(Trace((), "too_long", 40), 1) == Cut((), "too_long")
-
-
-# --- gold answers
-
-
-def test_gold_answers_are_scored_in_the_place_of_every_answer_and_asked_once(tmp_path):
-    opened = study(tmp_path, gold_logprob=True)
-    run_fake(opened)
-    answers = rows(opened, "answers")
-    gold = {p.problem_id: p.answer for p in opened.problems("mapping")}
-    for a in answers:
-        assert a["gold_tokens"] == len(gold[a["problem_id"]])
-        before = a["prompt_tokens"] + a["thinking_tokens"] + a["injected_tokens"]
-        ids = [CHARACTERS.index(c) + 6 for c in gold[a["problem_id"]]]
-        assert a["gold_logprob"] == pytest.approx(sum(-0.01 * (1 + (t + before + i) % 7) for i, t in enumerate(ids)))
-    assert all(a["gold_logprob"] is None for a in rows(study_without(tmp_path), "answers"))
-    assert plan(opened)[0].cells == 3 and not owed_shards(opened, "fake-100k")
-
-
-def study_without(tmp_path):
-    (tmp_path / "without").mkdir()
-    opened = study(tmp_path / "without")
-    run_fake(opened)
-    return opened
-
-
-def test_a_server_without_log_probabilities_of_stated_ids_is_an_error():
-    async def go():
-        g = await generator(Toy())
-        traces = await g.traces(PROMPTS, KEYS[:1], 8)
-        answers = await g.answers(PROMPTS, traces, [AnswerKey(*KEYS[0], 8)], {})
-        problem = dataclasses.replace(few(1)[0], problem_id=KEYS[0].problem_id, answer="</think>")
-        return await gold_logprobs(g, PROMPTS, [problem], answers)
-
-    with pytest.raises(ResponseInvalid, match="logprob_token_ids"):
-        asyncio.run(go())
 
 
 # --- greedy references, and what is refused

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import math
 import shutil
 
 import pytest
@@ -11,7 +12,7 @@ from thinkscale.calculator import Tool, answer, expression_in, result_text
 from thinkscale.config import FLOWS, Sampling, Thinking
 from thinkscale.endpoint import Client
 from thinkscale.evaluate import evaluate
-from thinkscale.forced import gold_logprobs
+from thinkscale.forced import Asked, probabilities, teacher_forced, text_logprobs
 from thinkscale.generate import AnswerKey, SampleKey
 from thinkscale.loading import load_catalogue, prompt_text
 from thinkscale.plan import open_study, owed_shards
@@ -179,23 +180,30 @@ def test_the_log_probability_of_an_answer_is_what_the_model_gives_its_tokens_one
 
 @pytest.mark.engine
 def test_the_score_of_a_gold_answer_is_what_prompt_logprobs_says_and_higher_where_the_model_is_right(real_endpoint):
+    others = ("1", "12", "129", "7")  # beside gold, as the choices of a problem: some begin alike
+
     async def do(generator, prompts):
         traces = await generator.traces(prompts, KEYS, LARGEST)
-        answers = await generator.answers(prompts, traces, [AnswerKey(*k, b) for k in KEYS for b in (0, 12, LARGEST)], {})
-        gold = await gold_logprobs(generator, prompts, PROBLEMS, answers)
-        forced = {}
-        for key in list(gold)[::6]:
-            ids = await generator.client.tokenize(next(p.answer for p in PROBLEMS if p.problem_id == key.problem_id))
-            before = answer_prompt(prompts[key.problem_id], answers[key].seen, generator.boundary)
-            body = {"model": LADDER.name, "prompt": [*before, *ids], "max_tokens": 1, "prompt_logprobs": 0}
-            each = (await generator.client._post("/v1/completions", body))["choices"][0]["prompt_logprobs"][len(before) :]
-            forced[key] = sum(next(iter(p.values()))["logprob"] for p in each)
-        return gold, forced
+        seen = generator.seen(prompts, traces, [AnswerKey(*k, b) for k in KEYS for b in (0, 12, LARGEST)])
+        gold = await teacher_forced(generator, prompts, PROBLEMS, {key: cut for key, (cut, _) in seen.items()})
+        texts = {p.problem_id: [tuple(await generator.client.tokenize(t)) for t in (p.answer, *others)] for p in PROBLEMS}
+        some = list(gold)[::6]
+        asked = {k: Asked(answer_prompt(prompts[k.problem_id], seen[k][0], generator.boundary), tuple(texts[k.problem_id])) for k in some}
+        found, forced = await text_logprobs(generator, asked), {}
+        for key, (before, each) in asked.items():
+            for ids in each:
+                body = {"model": LADDER.name, "prompt": [*before, *ids], "max_tokens": 1, "prompt_logprobs": 0}
+                known = (await generator.client._post("/v1/completions", body))["choices"][0]["prompt_logprobs"][len(before) :]
+                forced.setdefault(key, []).append(sum(at[str(token)]["logprob"] for token, at in zip(ids, known, strict=True)))
+        return gold, found, forced
 
-    gold, forced = drawn(real_endpoint, do)
+    gold, found, forced = drawn(real_endpoint, do)
     assert len(gold) == 3 * len(KEYS) and len({k.thinking_budget for k in forced}) == 3
     for key, expected in forced.items():
-        assert gold[key].logprob == pytest.approx(expected, abs=1e-3)
+        assert found[key] == pytest.approx(expected, abs=1e-3)
+        assert gold[key].logprob == pytest.approx(expected[0], abs=1e-3) and gold[key].choices == ()
+        weights = [math.exp(e) for e in expected]
+        assert probabilities(found[key]) == pytest.approx([w / sum(weights) for w in weights], abs=1e-3)
     mean = {b: sum(g.logprob for k, g in gold.items() if k.thinking_budget == b) / len(KEYS) for b in (0, LARGEST)}
     assert mean[LARGEST] > mean[0] + 1
 

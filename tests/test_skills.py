@@ -96,6 +96,19 @@ def test_a_passage_leads_from_who_is_asked_to_the_place() -> None:
         assert len(re.findall("is in the", problem.question)) == CHAINS
 
 
+def test_whereabouts_are_said_once_and_the_letter_is_that_of_the_place() -> None:
+    letters = Counter()
+    for problem in KNOWN["whereabouts"].load(80, 0):
+        told, *options = problem.question.split("\n")
+        where = dict(re.findall(r"(\w+) is in the (\w+)\.", told))
+        asked = told.rsplit(" ", 1)[1].rstrip("?")
+        shown = dict(option.split(") ") for option in options)
+        assert list(shown.values()) == list(problem.choices) and set(where.values()) <= set(problem.choices)
+        assert shown[problem.answer] == where[asked] and len(where) == problem.difficulty and len(set(problem.choices)) == 4
+        letters[problem.answer] += 1
+    assert set(letters) == set("ABCD") and max(letters.values()) < 40, "no letter is right much more often than another"
+
+
 def test_a_translation_can_be_read_back() -> None:
     english = {v: k for k, v in (NOUNS | ADJECTIVES | VERBS).items()}
     assert len(english) == len(NOUNS) + len(ADJECTIVES) + len(VERBS)

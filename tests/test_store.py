@@ -248,7 +248,8 @@ def test_what_was_set_aside_is_owed_and_drawn_again_to_the_same_tables(tmp_path)
     run_toy(opened, engine_seed=0)
     before = {t: rows(opened, t) for t in PARTS}
     for table in PARTS:
-        _torn(opened.store.parts(table)[0])
+        for path in opened.store.parts(table)[:1]:
+            _torn(path)
     opened.store.read("samples")
     opened.store.set_aside_orphans()
     assert 0 < sum(len(s.answers) for s in owed_shards(opened, "fake-100k")) < 144
@@ -275,13 +276,13 @@ def test_parts_of_other_trace_sets_are_left_out(finished):
 
 def test_graded_answers_are_one_tidy_frame(finished):
     frame = read_graded(finished.store.root)
-    declared = [*TABLES["answers"].names, *(c for c in TABLES["grades"].names if c not in TABLES["grades"].key)]
-    assert list(frame.columns) == declared
+    grades, scores = ([c for c in TABLES[t].names if c not in TABLES["answers"].names] for t in ("grades", "forced"))
+    assert list(frame.columns) == [*TABLES["answers"].names, *grades, *scores, "forced_engine"]
     assert len(frame) == 2 * 12 * 4 * 3
     assert not frame[list(TABLES["answers"].key)].duplicated().any()
-    empty = set(frame.columns[frame.isna().any()])
-    unasked = {"gold_logprob", "gold_tokens", "tool_calls", "tool_valid", "tool_tokens"}
-    assert empty - {"extracted_answer", "answer_class"} == unasked
+    assert frame[[*scores, "forced_engine"]].isna().all(axis=None), "nothing was scored"
+    unasked = {*scores, "forced_engine", "tool_calls", "tool_valid", "tool_tokens"}
+    assert set(frame.columns[frame.isna().any()]) - unasked <= {"extracted_answer", "answer_class"}
     assert isinstance(frame["model"].dtype, pd.CategoricalDtype) and frame["correct"].dtype == bool
     assert (frame["thinking_tokens"] <= frame["thinking_budget"]).all()
     assert (frame["completion_tokens"] == frame["thinking_tokens"] + frame["injected_tokens"] + frame["answer_tokens"]).all()

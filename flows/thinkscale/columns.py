@@ -14,6 +14,7 @@ TableName = Literal[
     "samples",
     "answers",
     "grades",
+    "forced",
     "engine",
     "loss",
     "summary",
@@ -103,6 +104,10 @@ POINT = (
     Column("route", pa.string(), "How thinking is spent."),
     Column("sampling", pa.string(), "Sampling settings."),
     Column("thinking_budget", pa.int32(), "Cap on thinking tokens; 0 is thinking off."),
-    Column("metric", pa.string(), "`pass@k`, `maj@k`, `unforced pass@k` (cut thinking counts as wrong); `best@k` and `vote@k` by a score."),
+    Column(
+        "metric",
+        pa.string(),
+        "`pass@k`, `maj@k`, `unforced pass@k` (cut thinking counts as wrong); `best@k` and `vote@k` by a score; `right_prob`, `1 - brier`.",
+    ),
     Column("k", pa.int32(), "Samples that the estimate pretends to have."),
 )

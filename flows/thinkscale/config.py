@@ -252,7 +252,8 @@ class Experiment(Strict):
     sampling: Sampling | None = None
     """None: what each model's makers recommend."""
     gold_logprob: bool = False
-    """Score the gold answer, too, in the place of every answer that is drawn (a one-token request for each of its tokens)."""
+    """Score the gold answer in the place of every answer, drawn now or long ago (a one-token request for each of its tokens), and of a
+    multiple-choice problem every choice: their probabilities, and the Brier score. Into a table of its own, `forced`."""
     greedy: bool = False
     """Draw one greedy sample besides, as cells of their own: a reference, never mixed with what is sampled."""
     problem_seed: int = 0

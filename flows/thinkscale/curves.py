@@ -17,8 +17,8 @@ from thinkscale.mirage import Granular
 from thinkscale.summarize import Cell, Point, measure, slices
 
 Axis = Literal["size", "thinking", "samples", "training"]
-_GRANULAR = ("gold_logprob", "brier", "partial")
-"""Optional columns, the most telling first."""
+_GRANULAR = ("brier", "gold_logprob", "partial")
+"""Optional columns, the most telling first: a Brier score knows the wrong choices too, a gold answer's log-probability only its own."""
 _CONDITIONS = ("prompt", "route", "sampling")
 
 

@@ -83,10 +83,12 @@ async def fan_out(study: Study, launch: Launch, command: str, *, at_once: int, r
         for model in largest_first(study):
             for replica in range(1, replicas + 1):
                 group.create_task(one(model, model if replicas == 1 else f"{model} {replica} of {replicas}"))
-    owed = dict.fromkeys(study.config.models, 0)
+    owed, to_score = dict.fromkeys(study.config.models, 0), dict.fromkeys(study.config.models, 0)
     for row in plan(study):
         owed[row.model] += row.planned - row.on_disk
+        to_score[row.model] += row.to_score
     missing = [f"{model} {answers:,} answers" for model, answers in owed.items() if answers]
+    missing += [f"{model} {answers:,} gold answers to score" for model, answers in to_score.items() if answers and not owed[model]]
     missing += [f"{model} its loss" for model in owed if loss.is_owed(study, model)]
     what = ", ".join(missing)
     if what:

@@ -227,18 +227,11 @@ class Generator:
         """
         shared: dict[tuple[SampleKey, str], list[AnswerKey]] = {}
         single: list[list[AnswerKey]] = []
-        seen_of: dict[AnswerKey, tuple[Cut, str]] = {}
-        for key in sorted(owed, key=lambda k: (k.problem_id, k.sample_index, k.thinking_budget)):
-            sample = SampleKey(key.problem_id, key.sample_index)
-            seen, hash_ = self._seen(traces[sample], key.thinking_budget) if key.thinking_budget else (Cut((), "off"), THINKING_OFF)
-            if len(answer_prompt(prompts[key.problem_id], seen, self.boundary)) + self.answer_tokens > self.model.context:
-                seen = Cut((), "too_long")
-            seen_of[key] = (seen, hash_)
-            if seen.ended == "too_long":
-                continue
+        seen_of = self.seen(prompts, traces, sorted(owed, key=lambda k: (k.problem_id, k.sample_index, k.thinking_budget)))
+        for key, (seen, hash_) in seen_of.items():
             if seen.ended in ("closed", "eos"):
-                shared.setdefault((sample, hash_), []).append(key)
-            else:
+                shared.setdefault((SampleKey(key.problem_id, key.sample_index), hash_), []).append(key)
+            elif seen.ended != "too_long":
                 single.append([key])
         said = self.client.endpoint.engine
         too_long = {k: Answer(*s, 0, "", TOO_LONG, said, 0) for k, s in seen_of.items() if s[0].ended == "too_long"}
@@ -286,6 +279,19 @@ class Generator:
             return problem.problem_id, ids
 
         return dict(await self.bounded([(1, partial(one, p)) for p in problems]))
+
+    def seen(
+        self, prompts: Mapping[str, Sequence[int]], traces: Mapping[SampleKey, Trace], keys: Iterable[AnswerKey]
+    ) -> dict[AnswerKey, tuple[Cut, str]]:
+        """What each answer sees of its trace, and the trace's hash; `too_long` where that leaves no room for an answer."""
+        found: dict[AnswerKey, tuple[Cut, str]] = {}
+        for key in keys:
+            sample, budget = SampleKey(key.problem_id, key.sample_index), key.thinking_budget
+            seen, hash_ = self._seen(traces[sample], budget) if budget else (Cut((), "off"), THINKING_OFF)
+            room = self.model.context - self.answer_tokens
+            fits = len(answer_prompt(prompts[key.problem_id], seen, self.boundary)) <= room
+            found[key] = (seen if fits else Cut((), "too_long"), hash_)
+        return found
 
     def _seen(self, trace: Trace, budget: int) -> tuple[Cut, str]:
         whole = self.route.name in ALONE and trace.ended != "too_long"

@@ -21,6 +21,7 @@ def mend(study: Study, models: Sequence[str]) -> None:
     store, ours = study.store, {t.trace_set_id for model in models for t in study.trace_sets(model)}
     store.verify("samples", ours)
     store.verify("answers", ours)
+    store.verify("forced", ours)
     store.verify("grades")
     store.set_aside_orphans(ours)
     settle(study)

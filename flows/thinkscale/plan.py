@@ -23,7 +23,7 @@ from thinkscale.generate import AnswerKey, SampleKey
 from thinkscale.loading import load_catalogue, load_experiment, model_revision, prompt_text
 from thinkscale.problems import Benchmark, Problem, benchmarks
 from thinkscale.prompting import example_pool
-from thinkscale.routes import TraceSet, told, variants
+from thinkscale.routes import TraceSet, is_greedy, told, variants
 from thinkscale.schema import TableName
 from thinkscale.shards import Shard
 from thinkscale.store import Store
@@ -113,14 +113,17 @@ class OnDisk(NamedTuple):
     """How the longest trace of each sample ended, and under which cap."""
     answers: set[tuple[str, str, int]]
     """cell_id, problem_id, sample_index."""
+    forced: set[tuple[str, str, int]]
+    """Likewise of answers whose gold answer was scored."""
 
 
 def on_disk(study: Study, trace_set_id: str, problems: Sequence[Problem] | None = None) -> OnDisk:
     """Read the keys of a trace set, all or of some problems. Raises StoreError for a part of another schema version."""
     samples = _keys(study, "samples", ["problem_id", "sample_index", "ended", "trace_budget"], trace_set_id, problems)
-    answers = _keys(study, "answers", ["cell_id", "problem_id", "sample_index"], trace_set_id, problems)
     longest_last = sorted(samples, key=lambda key: key[3])
-    return OnDisk({SampleKey(p, i): (ended, budget) for p, i, ended, budget in longest_last}, set(answers))
+    tables: tuple[TableName, ...] = ("answers", "forced")
+    answers, forced = (set(_keys(study, t, ["cell_id", "problem_id", "sample_index"], trace_set_id, problems)) for t in tables)
+    return OnDisk({SampleKey(p, i): (ended, budget) for p, i, ended, budget in longest_last}, answers, forced)
 
 
 def _keys(study: Study, table: TableName, columns: list[str], trace_set_id: str, problems: Sequence[Problem] | None) -> Iterator[Any]:
@@ -160,7 +163,7 @@ def _slices(study: Study, trace_set: TraceSet) -> list[Shard]:
     for start in range(0, len(problems), size):
         part = problems[start : start + size]
         label = f"{benchmark.name} {start + 1}-{start + len(part)}"
-        found.append(Shard(trace_set, benchmark, label, part, budget, (), (), (), pool, study.config.gold_logprob))
+        found.append(Shard(trace_set, benchmark, label, part, budget, (), (), (), pool))
     return found
 
 
@@ -175,19 +178,25 @@ def _owed(study: Study, shard: Shard, disk: OnDisk) -> Shard:
             draw.append(key)
         elif ended == "cut" and budget < shard.budget:
             extend.append(key)
-    answers = [AnswerKey(*key, b) for key in planned for b, cell in cells.items() if (cell, *key) not in disk.answers]
-    return replace(shard, draw=tuple(draw), extend=tuple(extend), answers=tuple(answers))
+    answers = tuple(AnswerKey(*key, b) for key in planned for b, cell in cells.items() if (cell, *key) not in disk.answers)
+    wanted = planned if study.config.gold_logprob else ()
+    forced = tuple(AnswerKey(*key, b) for key in wanted for b, cell in cells.items() if (cell, *key) not in disk.forced)
+    return replace(shard, draw=tuple(draw), extend=tuple(extend), answers=answers, forced=forced)
 
 
 class PlanRow(NamedTuple):
-    """One model × benchmark of a plan."""
+    """One trace set of a plan: model × benchmark × what varies besides."""
 
     model: str
     benchmark: str
+    variant: str
+    """What tells it from others of the same model and benchmark: `examples=2, greedy`; empty where there is one."""
     cells: int
     planned: int
     """Answers: problems × samples × budgets."""
     on_disk: int
+    to_score: int
+    """Answers, on disk or owed, whose gold answer is wanted and not scored."""
     tokens: float
     """Owed tokens at most: every trace runs to the largest budget."""
     flops: float
@@ -198,49 +207,74 @@ class PlanRow(NamedTuple):
 
 def plan(study: Study) -> list[PlanRow]:
     """What would be done, from disk and the catalogue alone; costs are upper bounds, since most traces close before the largest budget."""
-    there_by_cell, rows = held(study), []
+    answered, scored, rows = held(study, "answers"), held(study, "forced"), []
     for name in study.config.models:
         model = study.catalogue.models[name]
         for trace_set in study.trace_sets(name):
             problems = study.planned_problems(trace_set.benchmark)
             per_cell = problems * trace_set.num_samples
-            there = [sum(there_by_cell.get(trace_set.cell_id(b), [])[:problems]) for b in trace_set.budgets]
-            owed = {b: per_cell - t for b, t in zip(trace_set.budgets, there, strict=True)}
-            rows.append(_plan_row(study, model, trace_set, owed, sum(there)))
+            owed = {}
+            for b in trace_set.budgets:
+                left = [per_cell - sum(counts.get(trace_set.cell_id(b), [])[:problems]) for counts in (answered, scored)]
+                owed[b] = _Owed(left[0], left[1] if study.config.gold_logprob else 0)
+            rows.append(_plan_row(study, model, trace_set, owed, per_cell))
     return rows
 
 
-def held(study: Study) -> dict[str, list[int]]:
-    """cell_id -> how many of the planned samples are answered, problem by problem, most first (a folder may hold more)."""
-    answers = study.store.read("answers", ["cell_id", "problem_id", "sample_index"])
+class _Owed(NamedTuple):
+    """Of one cell."""
+
+    answers: int
+    scores: int
+
+
+def held(study: Study, table: TableName) -> dict[str, list[int]]:
+    """cell_id -> how many of the planned samples are in a table, problem by problem, most first (a folder may hold more).
+
+    Args: table: `answers` or `forced`.
+    """
+    answers = study.store.read(table, ["cell_id", "problem_id", "sample_index"])
     wanted = answers.filter(pc.less(answers["sample_index"], study.config.num_samples)).to_pandas()
     counts = wanted.groupby(["cell_id", "problem_id"], observed=True).size().sort_values(ascending=False)
     return {str(cell): found.tolist() for cell, found in counts.groupby("cell_id", observed=True)}
 
 
-def _plan_row(study: Study, model: Model, trace_set: TraceSet, owed: dict[int, int], there: int) -> PlanRow:
+def _plan_row(study: Study, model: Model, trace_set: TraceSet, owed: dict[int, _Owed], per_cell: int) -> PlanRow:
     config, benchmark = study.config, study.known[trace_set.benchmark]
     prompt, largest = float(benchmark.mean_prompt_tokens * (1 + trace_set.examples)), max(owed)
-    traces = owed[largest] if largest else 0
-    problems = traces / trace_set.num_samples
-    answer_context = np.array([prompt + b for b in owed])
-    answers = np.array(list(owed.values()), dtype=float) * (2 if config.gold_logprob else 1)  # gold is no longer than the answers' cap
-    prefill = problems * float(cost.prefill_flops(model.shape, prompt))
+    traces = owed[largest].answers if largest else 0
+    answers = np.array([o.answers + o.scores for o in owed.values()], dtype=float)  # gold is no longer than the answers' cap
+    context = np.array([prompt + b for b in owed])
+    # what was answered long ago is in no cache: its thinking is read again before the gold answer
+    again = np.array([max(0, o.scores - o.answers) for o in owed.values()], dtype=float)
+    prefill = traces / trace_set.num_samples * float(cost.prefill_flops(model.shape, prompt))
+    prefill += float(np.sum(again * cost.prefill_flops(model.shape, context)))
     decode = traces * float(cost.decode_flops(model.shape, prompt, largest + 1)) if traces else 0.0
-    decode += float(np.sum(answers * cost.decode_flops(model.shape, answer_context, config.answer_tokens)))
+    decode += float(np.sum(answers * cost.decode_flops(model.shape, context, config.answer_tokens)))
     gpu = study.catalogue.gpus[config.gpu] if config.gpu else None
     bytes_read = _bytes_read(study, model, prompt, largest, traces, answers) if gpu else 0.0
     return PlanRow(
         model.name,
         benchmark.name,
+        _variant(config, trace_set),
         len(owed),
-        sum(owed.values()) + there,
-        there,
+        per_cell * len(owed),
+        per_cell * len(owed) - sum(o.answers for o in owed.values()),
+        sum(o.scores for o in owed.values()),
         traces * largest + float(answers.sum()) * config.answer_tokens,
         prefill + decode,
         cost.gpu_hours(prefill, decode, bytes_read, gpu) if gpu else float("nan"),
         model.gpus,
     )
+
+
+def _variant(config: Experiment, trace_set: TraceSet) -> str:
+    """What of a trace set varies within the experiment, beside model and benchmark."""
+    level = str(trace_set.route) if trace_set.route.name == "effort" else ""
+    budget = f"budget={trace_set.budgets[0]}" if trace_set.route.name == "native" else ""
+    shown = f"examples={trace_set.examples}" if len(config.examples) > 1 else ""
+    greedy = "greedy" if config.greedy and is_greedy(str(trace_set.sampling)) else ""
+    return ", ".join(part for part in (level, budget, shown, greedy) if part)
 
 
 def _bytes_read(study: Study, model: Model, prompt: float, largest: int, traces: float, answers: np.ndarray) -> float:
@@ -265,6 +299,7 @@ def plan_table(study: Study, rows: list[PlanRow]) -> RichTable:
         "answers planned",
         "on disk",
         "owed",
+        *(("to score",) if study.config.gold_logprob else ()),
         "tokens ≤",
         "FLOPs ≤",
         *(("GPU-hours ≤", "GPUs") if hours else ()),
@@ -274,11 +309,12 @@ def plan_table(study: Study, rows: list[PlanRow]) -> RichTable:
         extra = (f"{r.gpu_hours:,.1f}", str(r.gpus)) if hours else ()
         table.add_row(
             r.model,
-            r.benchmark,
+            f"{r.benchmark}, {r.variant}" if r.variant else r.benchmark,
             str(r.cells),
             f"{r.planned:,}",
             f"{r.on_disk:,}",
             f"{r.planned - r.on_disk:,}",
+            *((f"{r.to_score:,}",) if study.config.gold_logprob else ()),
             f"{r.tokens:,.0f}",
             f"{r.flops:.2g}",
             *extra,
@@ -286,6 +322,7 @@ def plan_table(study: Study, rows: list[PlanRow]) -> RichTable:
     planned, there = sum(r.planned for r in rows), sum(r.on_disk for r in rows)
     extra = (f"{sum(r.gpu_hours for r in rows):,.1f}", "") if hours else ()
     table.add_section()
-    totals = (f"{sum(r.tokens for r in rows):,.0f}", f"{sum(r.flops for r in rows):.2g}")
+    scores = (f"{sum(r.to_score for r in rows):,}",) if study.config.gold_logprob else ()
+    totals = (*scores, f"{sum(r.tokens for r in rows):,.0f}", f"{sum(r.flops for r in rows):.2g}")
     table.add_row("all", "", str(sum(r.cells for r in rows)), f"{planned:,}", f"{there:,}", f"{planned - there:,}", *totals, *extra)
     return table

@@ -195,7 +195,7 @@ def _generate(generated: Generated, number: int | None, seed: int) -> list[Probl
 
 def _problem(benchmark: str, draft: Draft, difficulty: float) -> Problem:
     problem_id = digest([benchmark, draft.question, draft.answer])
-    return Problem(problem_id, problem_id, draft.question, draft.answer, difficulty, metadata=draft.metadata, worked=draft.worked)
+    return Problem(problem_id, problem_id, draft.question, draft.answer, difficulty, draft.choices, draft.metadata, draft.worked)
 
 
 def _from_gym(name: str, gym: GymBenchmark) -> Benchmark:

@@ -12,7 +12,7 @@ import pandas as pd
 from thinkscale import schema
 from thinkscale.boards import boards, crossfit, half_means, halves
 from thinkscale.inference import Floats, interval
-from thinkscale.summarize import deployable, kind, typed
+from thinkscale.summarize import GRANULAR, deployable, kind, typed
 
 SURE = 0.95
 _ROUNDING = 1e-12
@@ -52,7 +52,7 @@ def frontier_membership(graded: pd.DataFrame, summary: pd.DataFrame, draws: int 
     together, over the problems that all of them share.
     """
     rows = []
-    known = summary[summary["value"].notna() & summary["cost_flops"].notna()]
+    known = summary[summary["value"].notna() & summary["cost_flops"].notna() & ~summary["metric"].isin(list(GRANULAR))]
     for board in boards(graded, known, draws, seed):
         points, replicates = board.points, board.replicates
         kinds = np.array([kind(m, k) for m, k in zip(points["metric"], points["k"], strict=True)])

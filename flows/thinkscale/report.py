@@ -67,6 +67,7 @@ class Analysis:
     findings: dict[str, tuple[Finding, ...]]
     """Question -> what the tables say to it, in sentences."""
     owed: int
+    to_score: int
     engines: tuple[str, ...]
     quarantined: tuple[UPath, ...]
 
@@ -117,7 +118,7 @@ def analyze(study: Study, *, mixed: bool = False) -> Analysis:
     if len(losses):
         files += (study.store.write_table("loss", losses),)
     rows = plan(study)
-    owed = sum(r.planned - r.on_disk for r in rows)
+    owed, to_score = sum(r.planned - r.on_disk for r in rows), sum(r.to_score for r in rows)
     engines = tuple(sorted(graded["engine"].astype(str).unique()))
     rates = overall_rate(graded, summary, PUBLISHED_DRAWS, seed)
     said = {"Which route bought accuracy?": tuple(routes(best)), "What was claimed beforehand?": tuple(claimed(checked))}
@@ -125,7 +126,7 @@ def analyze(study: Study, *, mixed: bool = False) -> Analysis:
     written = root / "findings.md"
     put(written, page(study.config.name, study.config.asks, said).encode())
     files += (written,)
-    return Analysis(files, best, rates, checked, spent, said, owed, engines, tuple(study.store.quarantined()))
+    return Analysis(files, best, rates, checked, spent, said, owed, to_score, engines, tuple(study.store.quarantined()))
 
 
 class Concluded(NamedTuple):
@@ -224,9 +225,9 @@ def check_unmixed(graded: pd.DataFrame, name: str) -> None:
         graders = sorted(rows["grader_version"].astype(str).unique())
         if len(graders) > 1:
             raise StoreError(f"{benchmark}: graded by {', '.join(graders)}. Grade all again: python flows/regrade.py {name}")
-    engines = sorted(graded["engine"].astype(str).unique())
-    if len(engines) > 1:
-        counts = ", ".join(f"{engine} ({(graded['engine'].astype(str) == engine).sum():,} answers)" for engine in engines)
+    counted = pd.concat([graded["engine"].astype(str), graded["forced_engine"].dropna().astype(str)]).value_counts().sort_index()
+    if len(counted) > 1:
+        counts = ", ".join(f"{engine} ({number:,} answers)" for engine, number in counted.items())
         raise StoreError(f"answers come from several engines: {counts}. Differences may be theirs; to take them together: --mixed")
 
 
@@ -258,6 +259,8 @@ def show(analysis: Analysis) -> None:
             console.print(f"  {escape(finding.text)}" + (f" [dim]({finding.table}.parquet: {row})[/dim]" if row else ""), highlight=False)
     if analysis.owed:
         console.print(f"[bold]Not complete:[/bold] {analysis.owed:,} planned answers are owed; the tables hold what is there.")
+    elif analysis.to_score:
+        console.print(f"[bold]Not complete:[/bold] the gold answers of {analysis.to_score:,} answers are still to be scored.")
     if analysis.quarantined:
         where = analysis.quarantined[0].parent
         console.print(f"[bold]Set aside:[/bold] {len(analysis.quarantined)} parts that were not whole or not ours, in {where}.")

@@ -37,7 +37,8 @@ __all__ = [  # also those declared elsewhere
 ]
 
 SCHEMA_VERSION = 3
-"""2 and 3: columns that are null in parts of versions before (`Column.since`), which can be read as ever."""
+"""2 and 3: columns that are null in parts of versions before (`Column.since`), which can be read as ever. 3 also: what gold answers get is
+not in `answers` but in a table of its own, `forced`."""
 
 _SAMPLE = Column("sample_index", pa.int32(), "Which draw for this problem, from 0.")
 _CELL = Column("cell_id", id_type, "Hash of trace set and thinking budget.")
@@ -168,8 +169,6 @@ ANSWERS = Table(
             since=2,
         ),
         Column("answer_logprob_mean", pa.float64(), "The same per token of the answer.", nullable=True, since=2),
-        Column("gold_logprob", pa.float64(), "Of the gold answer, in place of this one; null where not asked for.", nullable=True, since=2),
-        Column("gold_tokens", pa.int32(), "Tokens of the gold answer, which `gold_logprob` is the sum over.", nullable=True, since=2),
         Column(
             "answer_finish",
             id_type,
@@ -200,6 +199,41 @@ GRADES = Table(
         Column("extracted_answer", pa.string(), "Canonical final answer; null where none was found.", nullable=True),
         Column("answer_class", pa.string(), "Answers of one class vote together; null abstains.", nullable=True),
         Column("grader_version", id_type, "Name and version of the grader."),
+    ),
+)
+
+FORCED = Table(
+    "forced",
+    "one row per row of `answers` whose gold answer was scored in its place (`gold_logprob: true`), after the same thinking",
+    ("cell_id", "problem_id", "sample_index"),
+    (
+        TRACE_SET[0],
+        _CELL,
+        Column("problem_id", id_type, "As in `answers`."),
+        _SAMPLE,
+        _BUDGET,
+        _TRACE_HASH,
+        Column(
+            "gold_logprob",
+            pa.float64(),
+            "Log-probability (natural) of the gold answer's tokens together, by the model itself; null where they do not fit the context.",
+            nullable=True,
+        ),
+        Column("gold_tokens", pa.int32(), "Tokens of the gold answer, which `gold_logprob` is the sum over.", nullable=True),
+        Column(
+            "choice_probs",
+            pa.list_(pa.float64()),
+            "Probability of the letter of each choice, of all letters together 1; null without choices.",
+            nullable=True,
+        ),
+        Column("right_prob", pa.float64(), "That of the right choice.", nullable=True),
+        Column(
+            "brier",
+            pa.float64(),
+            "Brier score of `choice_probs`, summed over the choices: 0 (sure and right) to 2 (sure and wrong); even odds on k: 1 - 1/k.",
+            nullable=True,
+        ),
+        Column("engine", id_type, "Fingerprint of the engine that scored; `forced_engine` in the frame of `store.read_graded`."),
     ),
 )
 
@@ -260,7 +294,7 @@ LOSS = Table(
     ),
 )
 
-_DRAWN = (PROBLEMS, SAMPLES, ANSWERS, GRADES, ENGINE, LOSS)
+_DRAWN = (PROBLEMS, SAMPLES, ANSWERS, GRADES, FORCED, ENGINE, LOSS)
 _COMPUTED = (
     SUMMARY,
     COMPLIANCE,

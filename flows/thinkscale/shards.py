@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 
 from thinkscale.config import digest
 from thinkscale.conversation import conversations
-from thinkscale.forced import Gold, gold_logprobs
+from thinkscale.forced import Forced, brier, right_choice, teacher_forced
 from thinkscale.generate import TOO_LONG, Answer, AnswerKey, Generator, SampleKey
 from thinkscale.grading import Grade, grade_many, grader_version
 from thinkscale.problems import Benchmark, Grader, Problem
@@ -44,8 +44,8 @@ class Shard:
     answers: tuple[AnswerKey, ...]
     pool: tuple[Problem, ...] = ()
     """What worked examples are taken from."""
-    gold: bool = False
-    """Score the gold answers."""
+    forced: tuple[AnswerKey, ...] = ()
+    """Answers, drawn before or now, whose gold answer and choices are to be scored."""
 
     @cached_property
     def slice_id(self) -> str:
@@ -55,7 +55,7 @@ class Shard:
     @property
     def sequences(self) -> int:
         """How many completions it takes at most."""
-        return len(self.draw) + len(self.extend) + len(self.answers)
+        return len(self.draw) + len(self.extend) + len(self.answers) + len(self.forced)
 
 
 class ShardDone(NamedTuple):
@@ -72,32 +72,50 @@ async def run_shard(shard: Shard, generator: Generator, store: Store) -> ShardDo
     Reading and writing happen in threads: an object store takes its time, and other shards' requests must not wait for it.
     """
     prompts = await generator.prompts(shard.problems, shard.trace_set.prompt_text, shard.trace_set.examples, shard.pool)
-    set_id = shard.trace_set.trace_set_id
-    fresh = set(shard.draw)
-    stored = any(key not in fresh for key in (*shard.extend, *(SampleKey(a.problem_id, a.sample_index) for a in shard.answers)))
+    used = (*shard.answers, *shard.forced)
+    samples, fresh = {SampleKey(a.problem_id, a.sample_index) for a in used}, set(shard.draw)
+    stored = not fresh.issuperset((*shard.extend, *samples))
     traces = await asyncio.to_thread(read_traces, store, shard) if stored else {}
-    needed = {*shard.extend, *(SampleKey(a.problem_id, a.sample_index) for a in shard.answers if a.thinking_budget)} - fresh
+    needed = {*shard.extend, *(SampleKey(a.problem_id, a.sample_index) for a in used if a.thinking_budget)} - fresh
     if needed - traces.keys():  # a part was torn where nobody had looked, and is set aside now: other work is owed than this
         return ShardDone(0, 0, 0)
-    drawn: dict[SampleKey, Trace] = {}
     if shard.draw or shard.extend:
-        drawn = await _draw(shard, prompts, generator)
-        drawn |= await generator.continued(prompts, {key: traces[key] for key in shard.extend}, shard.budget)
-        rows = [_sample_row(shard, key, trace, prompts, generator) for key, trace in drawn.items()]
-        # a lost race means that another run drew the same samples: its traces stand, ours are forgotten
-        name = f"{set_id}-{digest([shard.budget, shard.draw, shard.extend])}"
-        won = await asyncio.to_thread(store.publish, "samples", name, rows, trace_set_id=set_id)
-        traces = traces | drawn if won else await asyncio.to_thread(read_traces, store, shard)
-    if not shard.answers:
-        return ShardDone(len(drawn), 0, 0)
-    known = await asyncio.to_thread(known_answers, store, shard) if stored else {}
-    answers = await generator.answers(prompts, traces, shard.answers, known)
-    name = f"{set_id}-{digest(shard.answers)}"
-    gold = await gold_logprobs(generator, prompts, shard.problems, answers) if shard.gold else {}
-    rows = [_answer_row(shard, key, answer, prompts, generator) | _gold(gold.get(key)) for key, answer in answers.items()]
-    await asyncio.to_thread(store.publish, "answers", name, rows, trace_set_id=set_id)
-    graded = asyncio.to_thread(grade_part, store, name, {shard.benchmark.name: shard.benchmark}, _by_id(shard.problems))
-    return ShardDone(len(drawn), len(answers), await graded)
+        traces = await _published(shard, generator, store, prompts, traces)
+    correct = 0
+    if shard.answers:
+        known = await asyncio.to_thread(known_answers, store, shard) if stored else {}
+        answers = await generator.answers(prompts, traces, shard.answers, known)
+        name = f"{shard.trace_set.trace_set_id}-{digest(shard.answers)}"
+        rows = [_answer_row(shard, key, answer, prompts, generator) for key, answer in answers.items()]
+        await asyncio.to_thread(store.publish, "answers", name, rows, trace_set_id=shard.trace_set.trace_set_id)
+        correct = await asyncio.to_thread(grade_part, store, name, {shard.benchmark.name: shard.benchmark}, _by_id(shard.problems))
+    if shard.forced:
+        await _force(shard, generator, store, prompts, traces)
+    return ShardDone(len(shard.draw) + len(shard.extend), len(shard.answers), correct)
+
+
+async def _published(
+    shard: Shard, generator: Generator, store: Store, prompts: dict[str, list[int]], traces: dict[SampleKey, Trace]
+) -> dict[SampleKey, Trace]:
+    """Draw and continue traces, publish them; the slice's traces as they then are."""
+    set_id = shard.trace_set.trace_set_id
+    drawn = await _draw(shard, prompts, generator)
+    drawn |= await generator.continued(prompts, {key: traces[key] for key in shard.extend}, shard.budget)
+    rows = [_sample_row(shard, key, trace, prompts, generator) for key, trace in drawn.items()]
+    # a lost race means that another run drew the same samples: its traces stand, ours are forgotten
+    name = f"{set_id}-{digest([shard.budget, shard.draw, shard.extend])}"
+    won = await asyncio.to_thread(store.publish, "samples", name, rows, trace_set_id=set_id)
+    return traces | drawn if won else await asyncio.to_thread(read_traces, store, shard)
+
+
+async def _force(
+    shard: Shard, generator: Generator, store: Store, prompts: Mapping[str, list[int]], traces: dict[SampleKey, Trace]
+) -> None:
+    """Score gold answers and choices and publish them; a part of its own, so that answers which are there stay as they are."""
+    set_id, seen = shard.trace_set.trace_set_id, generator.seen(prompts, traces, shard.forced)
+    found = await teacher_forced(generator, prompts, shard.problems, {key: cut for key, (cut, _) in seen.items()})
+    rows = [_forced_row(shard, key, hash_, found.get(key), generator) for key, (_, hash_) in seen.items()]
+    await asyncio.to_thread(store.publish, "forced", f"{set_id}-{digest(shard.forced)}", rows, trace_set_id=set_id)
 
 
 async def _draw(shard: Shard, prompts: dict[str, list[int]], generator: Generator) -> dict[SampleKey, Trace]:
@@ -220,8 +238,23 @@ def _of_slice(store: Store, table: TableName, columns: list[str], shard: Shard) 
     return rows.filter(pc.is_in(rows["problem_id"].cast(pa.string()), pa.array([p.problem_id for p in shard.problems])))
 
 
-def _gold(gold: Gold | None) -> dict[str, Any]:
-    return {"gold_logprob": gold and gold.logprob, "gold_tokens": gold and gold.tokens}
+def _forced_row(shard: Shard, key: AnswerKey, trace_hash: str, found: Forced | None, generator: Generator) -> dict[str, Any]:
+    choices = found.choices if found else ()
+    right = right_choice(_by_id(shard.problems)[key.problem_id]) if choices else 0
+    return {
+        "trace_set_id": shard.trace_set.trace_set_id,
+        "cell_id": shard.trace_set.cell_id(key.thinking_budget),
+        "problem_id": key.problem_id,
+        "sample_index": key.sample_index,
+        "thinking_budget": key.thinking_budget,
+        "trace_hash": trace_hash,
+        "gold_logprob": found and found.logprob,
+        "gold_tokens": found and found.tokens,
+        "choice_probs": list(choices) or None,
+        "right_prob": choices[right] if choices else None,
+        "brier": brier(choices, right) if choices else None,
+        "engine": generator.client.endpoint.engine,
+    }
 
 
 def _by_id(problems: tuple[Problem, ...]) -> dict[str, Problem]:

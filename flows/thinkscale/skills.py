@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from thinkscale.calculator import worked_call
+from thinkscale.layouts import lettered
 from thinkscale.sources import Grader
 
 
@@ -28,6 +29,8 @@ class Draft(NamedTuple):
     """What its grader needs besides the answer."""
     injected: tuple[tuple[int, int], ...] = ()
     """Parts of `worked` (from, to: characters) that a tool puts in: training must not learn them."""
+    choices: tuple[str, ...] = ()
+    """Of multiple choice: the options, in the order of their letters."""
 
 
 @dataclass(frozen=True)
@@ -138,6 +141,23 @@ def draw_passage(rng: random.Random, hops: int) -> Draft:
     return Draft(f"{' '.join(sentences)} where is {chains[0][0]}?", " ".join(links), places[0])
 
 
+# --- multiple choice ---
+
+OPTIONS = 4
+
+
+def draw_whereabouts(rng: random.Random, sentences: int) -> Draft:
+    """Who is where, in so many sentences, and four places to choose from, the others' among them. Worked: the sentence that says it.
+
+    For models that know capital letters: the ladder does not.
+    """
+    people, places = [who.capitalize() for who in rng.sample(PEOPLE, sentences)], rng.sample(PLACES, OPTIONS)
+    said = [f"{who} is in the {where}." for who, where in zip(people, places, strict=False)]
+    options = rng.sample(places, OPTIONS)
+    question = lettered(f"{' '.join(rng.sample(said, sentences))} Where is {people[0]}?", options)
+    return Draft(question, said[0], "ABCD"[options.index(places[0])], choices=tuple(options))
+
+
 # --- translation into a language that nobody has seen ---
 
 NOUNS = {
@@ -245,6 +265,7 @@ SKILLS: dict[str, Generated] = {
         Generated("reversal", "word manipulation", "exact", 0.0, (4, 5, 6, 7, 8), 1, 12, draw_reversal),
         Generated("cipher", "in-context learning", "exact", 1 / len(CIPHER_LETTERS) ** CIPHER_LENGTH, (1, 2, 4, 8), 1, 40, draw_cipher),
         Generated("passages", "reading comprehension", "f1", 1 / CHAINS, (1, 2, 3, 4), 1, 60, draw_passage),
+        Generated("whereabouts", "reading, multiple choice", "choice", 1 / OPTIONS, (1, 2, 3, 4), 1, 70, draw_whereabouts),
         Generated("toy-translation", "translation", "chrf", 0.0, (3, 4, 5, 6, 7), 1, 12, draw_translation),
         Generated("calculator", "tool use", "number", 0.0, (1, 2, 3, 4), 1, 20, draw_calculation),
         Generated("functions", "code generation", "code", 0.0, (2, 3, 4, 5), 1, 80, draw_function),

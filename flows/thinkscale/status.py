@@ -15,7 +15,7 @@ from rich.table import Table as RichTable
 
 from thinkscale.claims import Seen, at_work
 from thinkscale.metering import engine_seconds
-from thinkscale.plan import Study, held
+from thinkscale.plan import Study, held, plan
 
 RECENT_SECONDS = 600.0
 """Speed is that of the last ten minutes in which the engines did something."""
@@ -26,7 +26,7 @@ def cells(study: Study) -> pd.DataFrame:
 
     The speed is that of the cell's trace set over all its engines' lives, since all budgets are drawn in one pass; NaN before any.
     """
-    done = held(study)
+    done = held(study, "answers")
     graded = study.store.read("grades", ["cell_id", "correct"])
     means = pa.table({"cell_id": graded["cell_id"].cast(pa.string()), "correct": graded["correct"]}).group_by("cell_id")
     right = dict(zip(*means.aggregate([("correct", "mean")]).to_pydict().values(), strict=True))
@@ -81,9 +81,11 @@ def status_view(study: Study) -> Group:
     totals = [f"{int(found[c].sum()):,}" for c in ("planned", "done", "owed")]
     table.add_section()
     table.add_row("all", "", str(len(found)), *totals, "", "")
+    to_score = sum(row.to_score for row in plan(study)) if study.config.gold_logprob else 0
+    scores = [f"gold answers still to be scored: {to_score:,}"] if to_score else []
     rate = speed(study.store.read("engine").to_pandas(), time.time())
     left = time_left(study, found, rate)
-    return Group(table, *(workers_lines(at_work(study.store), rate, left)))
+    return Group(table, *scores, *(workers_lines(at_work(study.store), rate, left)))
 
 
 def workers_lines(workers: list[Seen], rate: float, left: float) -> list[str]:

@@ -25,10 +25,10 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-PARTS: tuple[TableName, ...] = ("problems", "samples", "answers", "grades")
+PARTS: tuple[TableName, ...] = ("problems", "samples", "answers", "grades", "forced")
 QUARANTINE = "quarantine"
 _META = b"thinkscale"
-_OF_TRACE_SETS = ("samples", "answers")  # a part of these holds one trace set and names it in its footer
+_OF_TRACE_SETS: tuple[TableName, ...] = ("samples", "answers", "forced")  # a part of these holds one trace set and names it in its footer
 _READERS = 16  # an object store answers in tens of milliseconds, many at once
 
 
@@ -191,14 +191,18 @@ class Store:
             files.remove(self.folder("grades") / path.name)
 
     def set_aside_orphans(self, trace_sets: Collection[str] | None = None) -> int:
-        """Set aside the parts of answers, of some trace sets or all, whose traces are gone (their part was). Returns how many parts."""
-        key = ["trace_set_id", "problem_id", "sample_index", "trace_hash"]
-        schema, found = _schema("answers", [*key, "thinking_budget"]), 0
-        read = {path: self._read_part("answers", path, schema, trace_sets) for path in self.parts("answers")}
+        """Set aside the parts of answers and of what was scored in their place, of some trace sets or all, whose traces are gone (their
+        part was). Returns how many parts.
+        """
+        key, found = ["trace_set_id", "problem_id", "sample_index", "trace_hash"], 0
+        tables: tuple[TableName, ...] = ("answers", "forced")
+        read = [
+            (t, path, self._read_part(t, path, _schema(t, [*key, "thinking_budget"]), trace_sets)) for t in tables for path in self.parts(t)
+        ]
         samples = self.read("samples", key, trace_sets)  # after the answers: traces are published before what is cut from them
-        for path, answers in read.items():
-            if answers is not None and orphans(answers, samples).num_rows:
-                self.set_aside("answers", path, "its answers were cut from traces that are not in samples/")
+        for table, path, rows in read:
+            if rows is not None and orphans(rows, samples).num_rows:
+                self.set_aside(table, path, "its answers were cut from traces that are not in samples/")
                 found += 1
         return found
 
@@ -229,7 +233,8 @@ class _Foreign(ValueError):
 
 
 def read_graded(path: str | os.PathLike[str] | UPath) -> pd.DataFrame:
-    """All graded answers of a results folder (path or URL) as one tidy frame: columns of `answers` and of `grades`, one row per answer.
+    """All graded answers of a results folder (path or URL) as one tidy frame: columns of `answers`, `grades` and `forced` (null where
+    nothing was scored), one row per answer.
 
     Raises: StoreError where a key is doubled, an answer has no grade, or an answer names a trace that is not there.
     """
@@ -243,7 +248,15 @@ def read_graded(path: str | os.PathLike[str] | UPath) -> pd.DataFrame:
     ungraded = int((frame["_merge"] != "both").sum())
     if ungraded:
         raise StoreError(f"{path}: {ungraded} of {len(frame)} answers have no grade. Run: python flows/regrade.py {store.root.name}")
-    return _categories(frame.drop(columns="_merge"))
+    return _categories(frame.drop(columns="_merge").merge(_forced(store), on=key, how="left", validate="one_to_one"))
+
+
+def _forced(store: Store) -> pd.DataFrame:
+    """What was scored in the place of answers: the key, and the columns that `answers` has not."""
+    rows = store.read("forced")
+    check_unique(rows, TABLES["forced"])
+    own = [name for name in TABLES["forced"].names if name not in TABLES["answers"].names]
+    return _frame(rows)[[*TABLES["forced"].key, *own, "engine"]].rename(columns={"engine": "forced_engine"})
 
 
 def check_unique(table: pa.Table, declared: Table) -> None:
@@ -306,7 +319,8 @@ def _frame(table: pa.Table) -> pd.DataFrame:
 
 def _categories(frame: pd.DataFrame) -> pd.DataFrame:
     declared = {c.name: c.type for name in ("answers", "grades") for c in TABLES[name].columns}
-    return frame.astype({name: "category" for name in frame.columns if pa.types.is_dictionary(declared[name])})
+    repeated = {name for name, type_ in declared.items() if pa.types.is_dictionary(type_)} | {"forced_engine"}
+    return frame.astype({name: "category" for name in frame.columns if name in repeated})
 
 
 def _schema(table: TableName, columns: Sequence[str] | None) -> pa.Schema:

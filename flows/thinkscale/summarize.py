@@ -5,7 +5,7 @@ What it does not do: compare points (see `compare`), read or write files (see `s
 """
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -20,6 +20,9 @@ from thinkscale.loading import nearest
 from thinkscale.tidy import COUNTED, FACTS, SCORES, TableError, checked, codes, first_rows, places, refuse
 
 _ROUNDING = 1e-12
+GRANULAR = {"right_prob": (0.0, 1.0), "1 - brier": (-1.0, 1.0)}
+"""Metrics of one sample that slide where accuracy jumps, and their range: probability of the right choice; one minus the Brier score. Even
+odds on all choices give both the value that guessing has in accuracy."""
 
 
 class Point(NamedTuple):
@@ -71,14 +74,19 @@ def summarize(
             if name not in known:
                 raise TableError(f"summarize: no {what} given for {column} '{name}'.{nearest(str(name), known)}")
     flops = _flops(graded, shapes)
-    cells = measure(graded.assign(**flops), ("prompt_tokens", "completion_tokens", "thinking_tokens", "closed", "no_answer", *flops), seed)
+    means = ("prompt_tokens", "completion_tokens", "thinking_tokens", "closed", "no_answer", *flops)
+    cells = measure(graded.assign(**flops), (*means, *(name for name in ("right_prob", "brier") if name in graded)), seed)
     pools = Pools(draws, seed)
     groups: dict[int, tuple[Resampling, list[tuple[Cell, Slice]]]] = {}
     for cell, slice_ in slices(cells):
         problems = cell.problems[slice_.rows]
         sample = pools.get(f"{cell.facts['benchmark']} {slice_.name}", problems["problem_id"].tolist(), problems["cluster_id"].tolist())
         groups.setdefault(id(sample), (sample, []))[1].append((cell, slice_))
-    table = pd.DataFrame([row for sample, group in groups.values() for row in _rows(group, sample, chance)])
+    rows_ = [row for sample, group in groups.values() for row in _rows(group, sample, chance)]
+    for metric, bounds in GRANULAR.items():
+        granular = ((sample, [(c, s) for cell, s in group if (c := _granular(cell, metric))]) for sample, group in groups.values())
+        rows_ += [row for sample, group in granular if group for row in _rows(group, sample, chance, bounds)]
+    table = pd.DataFrame(rows_)
     table["frontier"] = _frontier(table)
     return typed(table.sort_values(["benchmark", "slice", "params", "model", "thinking_budget", "cell_id", "metric", "k"]), schema.SUMMARY)
 
@@ -200,10 +208,24 @@ def setting_name(model: str, thinking_budget: int, metric: str, k: int) -> str:
     return f"{model} budget={thinking_budget}" + ("" if k == 1 else f" {metric.replace('@k', f'@{k}')}")
 
 
-def _rows(group: list[tuple[Cell, Slice]], sample: Resampling, chance: Mapping[str, float]) -> Iterator[dict[str, Any]]:
+def _granular(cell: Cell, metric: str) -> Cell | None:
+    """The cell with a granular metric as its only point; None where that is not known. A problem that lacks it makes the mean NaN."""
+    column = cell.problems.get("right_prob" if metric == "right_prob" else "brier")
+    if column is None or column.isna().all():
+        return None
+    value = column.to_numpy(dtype=np.float64)[:, None]
+    value = value if metric == "right_prob" else 1 - value
+    about = {"noise": np.full_like(value, np.nan), "drawing": np.zeros_like(value)}
+    about["steps"] = cell.about["steps"][:, [cell.points.index(Point("pass@k", 1))]]
+    return replace(cell, points=(Point(metric, 1),), estimates=value, about=about)
+
+
+def _rows(
+    group: list[tuple[Cell, Slice]], sample: Resampling, chance: Mapping[str, float], bounds: tuple[float, float] = (0.0, 1.0)
+) -> Iterator[dict[str, Any]]:
     """Rows of cells that share their problems, whose intervals are one matrix product."""
     values = np.concatenate([cell.estimates[slice_.rows] for cell, slice_ in group], axis=1)
-    ends = inference.interval(values, sample)
+    ends = inference.interval(values, sample, bounds)
     noise, drawing, steps = (
         np.concatenate([cell.about[name][slice_.rows] for cell, slice_ in group], axis=1) for name in ("noise", "drawing", "steps")
     )
@@ -256,8 +278,10 @@ def _flops(graded: pd.DataFrame, shapes: Mapping[str, Shape]) -> dict[str, Float
 def kind(metric: str, k: int) -> str:
     """Points compete within a kind: `deployable` needs no oracle, `oracle` (pass@k, k > 1) does, `unforced` is another grade.
 
-    `verified` points need a verifier, whose cost is not in theirs.
+    `verified` points need a verifier, whose cost is not in theirs. `granular` ones are no accuracies, and compete with nothing.
     """
+    if metric in GRANULAR:
+        return "granular"
     if metric.endswith("verifier_score"):
         return "verified"
     if metric == "unforced pass@k":
@@ -275,7 +299,8 @@ def _frontier(table: pd.DataFrame) -> NDArray[np.bool_]:
     """Description, not a test: which points are best on these problems (equal points share the flag)."""
     flags = np.zeros(len(table), bool)
     kinds = pd.Series([kind(m, k) for m, k in zip(table["metric"], table["k"], strict=True)], index=table.index)
-    for _, group in table[table["value"].notna() & table["cost_flops"].notna()].groupby(["benchmark", "slice", kinds]):
+    accuracies = table["value"].notna() & table["cost_flops"].notna() & (kinds != "granular")
+    for _, group in table[accuracies].groupby(["benchmark", "slice", kinds]):
         dear, value = group["cost_flops"].to_numpy(), group["value"].to_numpy()
         cheap = dear[None, :] <= dear[:, None] * (1 + _ROUNDING)
         good = value[None, :] >= value[:, None] - _ROUNDING
