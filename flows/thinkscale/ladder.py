@@ -112,7 +112,8 @@ def batch(recipe: Recipe, step: int) -> list[Example]:
 def held_out() -> tuple[tuple[Example, ...], int]:
     """Examples of held-out problems, worked in full, and the bytes of what is learned in them (thinking and answer)."""
     drafts = held_out_problems()
-    return tuple(example(d, None) for d in drafts), sum(len(d.worked) + len(d.answer) for d in drafts)
+    put_in = sum(end - start for d in drafts for start, end in d.injected)
+    return tuple(example(d, None) for d in drafts), sum(len(d.worked) + len(d.answer) for d in drafts) - put_in
 
 
 def held_out_problems() -> list[Draft]:
