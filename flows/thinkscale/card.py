@@ -88,15 +88,19 @@ def bits_per_byte(ladder: Ladder, nats: float) -> float:
 
 
 def held_out_text(ladder: Ladder) -> str:
-    """The held-out examples as JSON lines for `loss`: the question is read, thinking and answer are scored, markup has no bytes."""
-    rows = (
-        {
-            "prompt": f"<|user|>{d.question}<|assistant|><think>",
-            "text": f"{d.worked}</think>{d.answer}<|end|>",
-            "bytes": len(d.worked) + len(d.answer),
-        }
-        for d in held_out_problems(ladder)
-    )
+    """The held-out examples as JSON lines for `loss`: the question is read, thinking and answer are scored, markup has no bytes.
+
+    What a tool put into the thinking is read too and not scored: the parts before and after it are lines of their own.
+    """
+    rows: list[dict[str, Any]] = []
+    for d in held_out_problems(ladder):
+        asked, begun = f"<|user|>{d.question}<|assistant|><think>", 0
+        for start, end in d.injected:
+            rows.append({"prompt": asked + d.worked[:begun], "text": d.worked[begun:start], "bytes": start - begun})
+            begun = end
+        written = d.worked[begun:]
+        row = {"prompt": asked + d.worked[:begun], "text": f"{written}</think>{d.answer}<|end|>", "bytes": len(written) + len(d.answer)}
+        rows.append(row)
     return "".join(json.dumps(row) + "\n" for row in rows)
 
 

@@ -176,12 +176,8 @@ class Generator:
                 if trace.ended == "cut" and trace.budget < cap and self.route.name != "native":
                     short[key] = trace
                 else:
-                    too_long = trace.ended == "cut" and cap < budget
-                    done[key] = (
-                        replace(trace, ended="too_long", budget=budget, next_id=-1, pending=())
-                        if too_long
-                        else replace(trace, budget=budget)
-                    )
+                    full: dict[str, Any] = {"ended": "too_long", "next_id": -1, "pending": ()}
+                    done[key] = replace(trace, budget=budget, **(full if trace.ended == "cut" and cap < budget else {}))
             if not short:
                 return done
             traces = await self._drawn_on(prompts, short, budget)

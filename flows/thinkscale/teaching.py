@@ -160,7 +160,8 @@ def batch(ladder: Ladder, size: int, step: int, shares: Shares = SHARES) -> list
 def held_out(name: str) -> tuple[tuple[Example, ...], int]:
     """Examples of a ladder's held-out problems, worked in full, and the bytes of what is learned in them (thinking and answer)."""
     drafts = held_out_problems(LADDERS[name])
-    return tuple(example(LADDERS[name], d, None) for d in drafts), sum(len(d.worked) + len(d.answer) for d in drafts)
+    put_in = sum(end - start for d in drafts for start, end in d.injected)
+    return tuple(example(LADDERS[name], d, None) for d in drafts), sum(len(d.worked) + len(d.answer) for d in drafts) - put_in
 
 
 def held_out_problems(ladder: Ladder) -> list[Draft]:
