@@ -105,3 +105,10 @@ POINT = (
     Column("metric", pa.string(), "`pass@k`, `maj@k`, `unforced pass@k` (cut thinking counts as wrong); `best@k` and `vote@k` by a score."),
     Column("k", pa.int32(), "Samples that the estimate pretends to have."),
 )
+
+AXIS = Column(
+    "axis",
+    pa.string(),
+    "What is paid: `flops`, `eflops` (with memory traffic, where `gpu:` is given), `tokens` (completion), `steps` (tokens of the longest "
+    "sample: waiting), `kv_bytes`, `seconds` (GPU-seconds as measured), `dollars` (where a table has them).",
+)
