@@ -174,6 +174,25 @@ def test_the_headline_finds_the_route_that_pays() -> None:
     assert shown["difference"].to_numpy() == pytest.approx((shown["small_value"] - shown["big_value"]).to_numpy())
 
 
+def test_every_axis_of_cost_chooses_among_what_is_as_cheap_on_it() -> None:
+    world = made.World(models=("nano-12k", "nano-1m"), benchmarks=("sums",), num_problems=40, num_samples=4)
+    graded = made.graded(world)
+    summary = summary_of(graded, world).assign(cost_dollars=lambda table: 1 / table["cost_flops"])  # what is dear is cheap
+    best = headline(graded, summary, 100, 0, ("flops", "tokens", "dollars")).set_index(["axis", "route"])
+    alone = headline(graded, summary, 100, 0).set_index(["axis", "route"])
+    pd.testing.assert_frame_equal(best.loc[["flops"]], alone)
+    assert (best.loc["tokens", "winner"] == "no smaller setting is as cheap").all()  # one answer at budget 0 takes the fewest
+    assert best.loc[("dollars", "any"), "num_problems"] == 0 and best.loc[("flops", "any"), "cost_ratio"] <= 1
+    for axis in ("flops", "kv_bytes"):
+        pairs = compare(graded, summary, 50, 0, axis)
+        cost = summary.set_index(["cell_id", "slice", "metric", "k"])[f"cost_{axis}"]
+        sides = [
+            [cost[tuple(key)] for key in pairs[[f"{s}_cell_id", "slice", f"{s}_metric", f"{s}_k"]].to_numpy()] for s in ("small", "big")
+        ]
+        assert pairs["cost_ratio"].to_numpy() == pytest.approx(np.divide(*sides)) and (pairs["cost_ratio"] <= 1).all()
+        assert not pairs["dearer_on"].str.contains(axis).any()
+
+
 @pytest.mark.parametrize(("benchmarks", "rows"), [(("a", "b", "c"), 3 * 4), (("a", "b", "c", "d", "e"), 5 * 2)])
 def test_the_printed_table_is_short_and_fits_100_columns(benchmarks: tuple[str, ...], rows: int) -> None:
     world = made.World(benchmarks=benchmarks, num_problems=20, num_samples=4)

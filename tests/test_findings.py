@@ -3,11 +3,18 @@
 import pandas as pd
 import pytest
 
-from thinkscale.findings import Finding, claimed, page, routes, won
+from thinkscale.findings import Finding, claimed, page, routes, turned, won
 
 
 def best(difference, low, high, num_problems=60):
-    row = {"benchmark": "sums", "route": "think longer", "small": "a budget=8 or\nb budget=16", "big": "c budget=0", "cost_ratio": 0.25}
+    row = {
+        "benchmark": "sums",
+        "route": "think longer",
+        "axis": "flops",
+        "small": "a budget=8 or\nb budget=16",
+        "big": "c budget=0",
+        "cost_ratio": 0.25,
+    }
     return pd.DataFrame([{**row, "difference": difference, "low": low, "high": high, "num_problems": num_problems}])
 
 
@@ -39,7 +46,16 @@ def test_who_wins_is_said_run_by_run_over_the_axis_of_compute():
     rows = [(1.0, "smaller", 0.5), (2.0, "smaller", 0.4), (4.0, "undecided", 0.0), (8.0, "bigger", -0.2)]
     table = pd.DataFrame(
         [
-            {"benchmark": "sums", "slice": "all", "budget_flops": b, "winner": w, "difference": d, "low": d - 0.1, "high": d + 0.1}
+            {
+                "benchmark": "sums",
+                "slice": "all",
+                "axis": "flops",
+                "budget": b,
+                "winner": w,
+                "difference": d,
+                "low": d - 0.1,
+                "high": d + 0.1,
+            }
             for b, w, d in rows
         ]
     )
@@ -48,7 +64,36 @@ def test_who_wins_is_said_run_by_run_over_the_axis_of_compute():
         "sums: of budgets in FLOPs per problem, a smaller model wins from 1 to 2, neither is shown to win from 4 to 4, "
         "the biggest model wins from 8 to 8; at the largest -20.0 points [-30.0, -10.0]."
     )
-    assert finding.row["budget_flops"] == 8.0 and finding.value == -0.2
+    assert finding.row["budget"] == 8.0 and finding.value == -0.2
+
+
+def region(axis, *winners):
+    return pd.DataFrame(
+        [
+            {"benchmark": "sums", "slice": "all", "axis": axis, "budget": 2.0**i, "winner": w, "difference": 0.1, "low": -0.1, "high": 0.3}
+            for i, w in enumerate(winners)
+        ]
+    )
+
+
+def test_an_axis_of_cost_has_its_sentence_where_other_sides_win_on_it():
+    flops, same = region("flops", "smaller", "undecided", "bigger"), region("kv_bytes", "bigger", "smaller", "smaller")
+    assert len(won(pd.concat([flops, same]))) == 1
+    _, finding = won(pd.concat([flops, same, region("tokens", "bigger", "undecided")]))
+    assert finding.text.startswith("sums: of budgets in completion tokens per problem, the biggest model wins from 1 to 1, neither")
+    assert finding.row == {"benchmark": "sums", "slice": "all", "axis": "tokens", "budget": 2.0}
+
+
+def test_a_conclusion_that_turns_on_what_is_paid_says_so():
+    won_by = best(0.3, 0.2, 0.4).assign(route="any", winner="smaller, thinking more")
+    none = best(float("nan"), float("nan"), float("nan"), 0).assign(route="any", axis="tokens", winner="no smaller setting is as cheap")
+    (finding,) = turned(pd.concat([won_by, won_by.assign(axis="kv_bytes"), none]))
+    assert finding.text == (
+        "sums, any route: who wins depends on what is paid: a smaller model by FLOPs, bytes of KV cache read; "
+        "no smaller setting is as cheap by completion tokens."
+    )
+    assert finding.row == {"benchmark": "sums", "route": "any", "axis": "tokens"}
+    assert turned(pd.concat([won_by, won_by.assign(axis="kv_bytes")])) == []
 
 
 def test_a_claim_is_said_with_its_verdict_and_row():

@@ -111,3 +111,10 @@ POINT = (
     ),
     Column("k", pa.int32(), "Samples that the estimate pretends to have."),
 )
+
+AXIS = Column(
+    "axis",
+    pa.string(),
+    "What is paid: `flops`, `eflops` (with memory traffic, where `gpu:` is given), `tokens` (completion), `steps` (tokens of the longest "
+    "sample: waiting), `kv_bytes`, `seconds` (GPU-seconds as measured), `dollars` (where a table has them).",
+)

@@ -40,7 +40,7 @@ class _Pairs(NamedTuple):
     big: NDArray[np.int64]
 
 
-def compare(graded: pd.DataFrame, summary: pd.DataFrame, draws: int = 1000, seed: int = 0) -> pd.DataFrame:
+def compare(graded: pd.DataFrame, summary: pd.DataFrame, draws: int = 1000, seed: int = 0, axis: str = "flops") -> pd.DataFrame:
     """The comparison table (`schema.COMPARISON`).
 
     One row per benchmark, slice and pair: a smaller model with a larger thinking budget or more samples (and neither smaller), against a
@@ -52,6 +52,7 @@ def compare(graded: pd.DataFrame, summary: pd.DataFrame, draws: int = 1000, seed
         summary: from `summarize` of the same rows.
         draws: bootstrap draws.
         seed: fixes them.
+        axis: of cost, on which the smaller model must be as cheap (see `axes.AXES`).
     """
     parts: dict[tuple[str, str], dict[str, Cell]] = {}
     for cell, slice_ in slices(measure(graded, seed=seed)):
@@ -59,7 +60,7 @@ def compare(graded: pd.DataFrame, summary: pd.DataFrame, draws: int = 1000, seed
         parts.setdefault((cell.facts["benchmark"], slice_.name), {})[cell.facts["cell_id"]] = kept
     pools = Pools(draws, seed)
     tables = []
-    shown = deployable(summary)
+    shown = _paid(deployable(summary), axis)
     for (benchmark, name), cells in sorted(parts.items()):
         points = shown[(shown["benchmark"] == benchmark) & (shown["slice"] == name)].reset_index(drop=True)
         tables += _table(points, _pairs(points), cells, pools, f"{benchmark} {name}")
@@ -67,8 +68,13 @@ def compare(graded: pd.DataFrame, summary: pd.DataFrame, draws: int = 1000, seed
     return typed(table.sort_values(list(schema.COMPARISON.key)), schema.COMPARISON)
 
 
+def _paid(points: pd.DataFrame, axis: str) -> pd.DataFrame:
+    """With the column `paid`: the cost on an axis."""
+    return points.assign(paid=points[f"cost_{axis}"], paid_axis=axis)
+
+
 def _pairs(points: pd.DataFrame) -> _Pairs:
-    params, budget, k, cost = (points[c].to_numpy()[:, None] for c in ("params", "thinking_budget", "k", "cost_flops"))
+    params, budget, k, cost = (points[c].to_numpy()[:, None] for c in ("params", "thinking_budget", "k", "paid"))
     more = (budget >= budget.T) & (k >= k.T) & ((budget > budget.T) | (k > k.T))
     prompt, greedy = points["prompt"].astype(str).to_numpy()[:, None], _greedy(points).to_numpy()[:, None]
     alike = (prompt == prompt.T) & (greedy == greedy.T)  # samplings may be each model's own, but greedy is another law
@@ -130,7 +136,7 @@ def _columns(points: pd.DataFrame, pairs: _Pairs, values: tuple[Floats, Floats],
     return pd.concat([small[["benchmark", "skill", "slice"]], *sides], axis=1).assign(
         small_value=values[0],
         big_value=values[1],
-        cost_ratio=small["cost_flops"] / big["cost_flops"],
+        cost_ratio=small["paid"] / big["paid"],
         dearer_on=_dearer(points.iloc[pairs.small], points.iloc[pairs.big]),
         difference=difference,
         low=ends.low,
@@ -142,7 +148,7 @@ def _columns(points: pd.DataFrame, pairs: _Pairs, values: tuple[Floats, Floats],
 
 def _dearer(small: pd.DataFrame, big: pd.DataFrame) -> list[str]:
     """For each pair the other axes of cost on which the smaller model is the dearer one: there the comparison is not at equal cost."""
-    axes = ("tokens", "steps", "kv_bytes")
+    axes = [a for a in ("flops", "tokens", "steps", "kv_bytes") if a not in set(small["paid_axis"])]
     dear = [small[f"cost_{a}"].to_numpy() > big[f"cost_{a}"].to_numpy() * (1 + _ROUNDING) for a in axes]
     return [", ".join(a for a, is_dear in zip(axes, row, strict=True) if is_dear) for row in zip(*dear, strict=True)]
 
@@ -227,13 +233,15 @@ def _side(cells: list[Cell], claim: Claim, ref: PointRef) -> pd.DataFrame:
     return side if claim.difficulty is None else side[cell.problems["difficulty"].to_numpy() == claim.difficulty]
 
 
-def headline(graded: pd.DataFrame, summary: pd.DataFrame, draws: int = 2000, seed: int = 0) -> pd.DataFrame:
-    """For each benchmark and route: the best smaller model's setting against the biggest model's single answer at its smallest budget.
+def headline(
+    graded: pd.DataFrame, summary: pd.DataFrame, draws: int = 2000, seed: int = 0, axes: Sequence[str] = ("flops",)
+) -> pd.DataFrame:
+    """For each benchmark, axis of cost and route: a smaller model's best setting against the biggest one's answer at its least budget.
 
     Winner's curse: the best of many settings looks better on the problems that chose it than it is. So the problems (clusters) are split
     in two halves by the seed; the setting is chosen on each half, the cheaper one where two are equal, and scored on the other half.
     `difference` is the mean over all problems, each scored with the setting that the other half chose; its interval is over problems,
-    given the two choices. Settings that cost more than the reference are no candidates. Route `any` chooses among all of them.
+    given the two choices. Settings that cost more than the reference on the axis are no candidates. Route `any` chooses among all of them.
     """
     cells = {c.facts["cell_id"]: c for c in measure(graded, seed=seed)}
     pools = Pools(draws, seed)
@@ -242,12 +250,14 @@ def headline(graded: pd.DataFrame, summary: pd.DataFrame, draws: int = 2000, see
         points = points.reset_index(drop=True)
         single = points[(points["k"] == 1) & (points["params"] == points["params"].max())]
         reference = int(single.assign(greedy=_greedy(single)).sort_values(["greedy", "thinking_budget", "cost_flops"]).index[0])
-        pairs = _pairs(points)
-        candidates = points.loc[pairs.small[pairs.big == reference]]
-        longer, more = candidates["thinking_budget"] > points.loc[reference, "thinking_budget"], candidates["k"] > 1
-        for route, mine in (("think longer", ~more), ("sample more", ~longer), ("both", longer & more), ("any", longer | more)):
-            fits = candidates[mine].sort_values("cost_flops")
-            rows.append({"benchmark": benchmark, "route": route, **_crossfit(points.loc[[reference]], fits, cells, pools, seed)})
+        for axis in axes:
+            points = _paid(points, axis)
+            pairs = _pairs(points)
+            candidates = points.loc[pairs.small[pairs.big == reference]]
+            longer, more = candidates["thinking_budget"] > points.loc[reference, "thinking_budget"], candidates["k"] > 1
+            for route, mine in (("think longer", ~more), ("sample more", ~longer), ("both", longer & more), ("any", longer | more)):
+                row = _crossfit(points.loc[[reference]], candidates[mine].sort_values("paid"), cells, pools, seed)
+                rows.append({"benchmark": benchmark, "route": route, "axis": axis, **row})
     return typed(pd.DataFrame(rows, columns=schema.HEADLINE.names), schema.HEADLINE)
 
 
@@ -273,7 +283,7 @@ def _crossfit(reference: pd.DataFrame, fits: pd.DataFrame, cells: dict[str, Cell
     (low,), (high,) = inference.interval((small - big)[:, None], sample, _DIFFERENCE)
     winner = "smaller, thinking more" if low > 0 else "bigger" if high < 0 else "no difference shown"
     share = half.mean() * np.array([0, 1]) + (~half).mean() * np.array([1, 0])
-    ratio = float(fits["cost_flops"].to_numpy()[chosen] @ share / reference["cost_flops"].iloc[0])
+    ratio = float(fits["paid"].to_numpy()[chosen] @ share / reference["paid"].iloc[0])
     names = " or\n".join(dict.fromkeys(_setting(fits.iloc[[c]]) for c in chosen))
     row |= {"small": names, "small_value": small.mean(), "big_value": big.mean(), "cost_ratio": ratio}
     return row | {"difference": (small - big).mean(), "low": low, "high": high, "num_problems": len(problems), "winner": winner}
@@ -285,7 +295,8 @@ def _setting(point: pd.DataFrame) -> str:
 
 
 def comparison_table(best: pd.DataFrame) -> Table:
-    """A short table of `headline`: a row per skill and route, or one per skill where that would be more than 12. Fits 100 columns."""
+    """A short table of `headline` by FLOPs: a row per skill and route; one per skill where those were over 12. Fits 100 columns."""
+    best = best[best["axis"] == "flops"]
     routes = best[best["route"] != "any"]
     shown = routes if len(routes) <= HEADLINE_ROWS else best[best["route"] == "any"].head(HEADLINE_ROWS)
     caption = (

@@ -6,7 +6,7 @@ What it does not do: compute any value (see `emergence`, `thresholds`).
 
 import pyarrow as pa
 
-from thinkscale.columns import Column, Table
+from thinkscale.columns import AXIS, Column, Table
 
 _CURVE = (
     Column("benchmark", pa.string(), "Name of the set of problems."),
@@ -146,12 +146,13 @@ CALIBRATION = Table(
 
 REGIONS = Table(
     "regions",
-    "one row per benchmark, slice and budget of FLOPs: the best that smaller models do for it against the best of the biggest one",
-    ("benchmark", "slice", "budget_flops"),
+    "one row per benchmark, slice, axis of cost and budget: the best that smaller models do for it against the best of the biggest one",
+    ("benchmark", "slice", "axis", "budget"),
     (
         *_CURVE[:1],
         Column("slice", pa.string(), "Which problems: `all`, or `difficulty=3`."),
-        Column("budget_flops", pa.float64(), "FLOPs per problem that a strategy (model, thinking budget, votes) may cost at most."),
+        AXIS,
+        Column("budget", pa.float64(), "What a strategy (model, thinking budget, votes) may cost at most per problem, in the axis's unit."),
         Column("num_problems", pa.int32(), "Problems that all cells share."),
         Column(
             "small_value", pa.float64(), "Accuracy of the smaller models' best strategy, chosen on other problems than it is scored on."

@@ -6,16 +6,9 @@ What it does not do: compute any value (see `purchase`, `targets`, `split`).
 
 import pyarrow as pa
 
-from thinkscale.columns import POINT, Column, Table
+from thinkscale.columns import AXIS, POINT, Column, Table
 
 _POINT = {c.name: c for c in POINT}
-_AXIS = Column(
-    "axis",
-    pa.string(),
-    "What is paid: `flops`, `eflops` (with memory traffic, where `gpu:` is given), `tokens` (completion), `steps` (tokens of the longest "
-    "sample: waiting), `kv_bytes`, `seconds` (GPU-seconds as measured), `dollars` (where a table has them).",
-)
-
 _SETTING = (
     ("model", pa.string(), "model"),
     ("thinking_budget", pa.int32(), "thinking budget"),
@@ -41,7 +34,7 @@ PURCHASE = Table(
         Column("metric", pa.string(), "`pass@k` at k = 1, or `maj@k`."),
         Column("k", pa.int32(), "Samples at the start."),
         Column("bought", pa.string(), "`bigger` (next size), `think longer` (about twice the budget), `sample more` (2k; from 1 to 4)."),
-        _AXIS,
+        AXIS,
         Column("to_cell_id", pa.string(), "Cell where the step ends."),
         Column("to_model", pa.string(), "Its model."),
         Column("to_thinking_budget", pa.int32(), "Its thinking budget."),
@@ -79,7 +72,7 @@ TARGETS = Table(
         _POINT["benchmark"],
         _POINT["skill"],
         _POINT["slice"],
-        _AXIS,
+        AXIS,
         Column("target", pa.float64(), "The accuracy wanted; only those above guessing have rows."),
         Column("cell_id", pa.string(), "Cell of the cheapest setting at the target or above; null: nobody reaches it.", nullable=True),
         *(Column(name, type_, f"Its {text}.", nullable=True) for name, type_, text in _SETTING),

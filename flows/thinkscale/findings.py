@@ -10,6 +10,9 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
+from thinkscale.axes import AXES
+
+_AHEAD = {"smaller, thinking more": "a smaller model", "bigger": "the biggest"}
 _WINNERS = {"smaller": "a smaller model wins", "bigger": "the biggest model wins", "undecided": "neither is shown to win"}
 
 
@@ -31,32 +34,64 @@ class Finding(NamedTuple):
 
 
 def routes(best: pd.DataFrame) -> list[Finding]:
-    """Which route bought accuracy on each skill (see `compare.headline`)."""
+    """Which route bought accuracy on each skill, by FLOPs (see `compare.headline`)."""
     said = []
-    for row in best[best["num_problems"] > 0].to_dict("records"):
+    for row in best[(best["num_problems"] > 0) & (best["axis"] == "flops")].to_dict("records"):
         what = "beats" if row["low"] > 0 else "loses to" if row["high"] < 0 else "is not shown to differ from"
         text = f"{row['benchmark']}, {row['route']}: {' '.join(row['small'].split())} {what} {row['big']}"
         text += f" at {row['cost_ratio']:.2g} of its FLOPs: {_points(row)}."
-        where = {"benchmark": row["benchmark"], "route": row["route"]}
+        where = {"benchmark": row["benchmark"], "route": row["route"], "axis": "flops"}
         said.append(Finding(text, row["difference"], row["low"], row["high"], "headline", where))
     return said
 
 
-def won(regions: pd.DataFrame) -> list[Finding]:
-    """Who wins where on the axis of compute (see `regions.win_regions`), over all problems of each benchmark."""
+def turned(best: pd.DataFrame) -> list[Finding]:
+    """Skills on which it depends on what is paid whether a smaller model beats the biggest one's single answer (route `any`)."""
     said = []
-    whole = regions[regions["slice"] == "all"].sort_values("budget_flops")
-    for benchmark, group in whole.groupby("benchmark", sort=True):
-        runs = (group["winner"] != group["winner"].shift()).cumsum()
-        parts = []
-        for _, run in group.groupby(runs, sort=True):
-            first, last = run.iloc[0], run.iloc[-1]
-            parts.append(f"{_WINNERS[first['winner']]} from {first['budget_flops']:.2g} to {last['budget_flops']:.2g}")
-        last = group.iloc[-1]
-        text = f"{benchmark}: of budgets in FLOPs per problem, {', '.join(parts)}; at the largest {_points(last)}."
-        where = {"benchmark": benchmark, "slice": "all", "budget_flops": float(last["budget_flops"])}
-        said.append(Finding(text, float(last["difference"]), float(last["low"]), float(last["high"]), "regions", where))
+    for benchmark, rows in best[best["route"] == "any"].groupby("benchmark", sort=True):
+        told = {row["axis"]: row for row in rows.to_dict("records")}
+        by: dict[str, list[str]] = {}
+        for axis in AXES:
+            if axis in told:
+                by.setdefault(told[axis]["winner"], []).append(axis)
+        if len(by) > 1 and "flops" in told:
+            parts = [f"{_AHEAD.get(winner, winner)} by {', '.join(AXES[axis] for axis in axes)}" for winner, axes in by.items()]
+            text = f"{benchmark}, any route: who wins depends on what is paid: {'; '.join(parts)}."
+            row = next(told[axis] for axis in AXES if axis in told and told[axis]["winner"] != told["flops"]["winner"])
+            where = {"benchmark": benchmark, "route": "any", "axis": row["axis"]}
+            said.append(Finding(text, row["difference"], row["low"], row["high"], "headline", where))
     return said
+
+
+def won(regions: pd.DataFrame) -> list[Finding]:
+    """Who wins where on the axis of compute (see `regions.win_regions`), over all problems of each benchmark.
+
+    Another axis of cost has its sentence where not the same sides win somewhere on it.
+    """
+    said = []
+    for benchmark, rows in regions[regions["slice"] == "all"].groupby("benchmark", sort=True):
+        axes = {str(axis): group.sort_values("budget") for axis, group in rows.groupby("axis")}
+        said += [_won(str(benchmark), axes["flops"], "flops")] if "flops" in axes else []
+        for axis in [a for a in AXES if a != "flops" and a in axes and "flops" in axes]:
+            if _sides(axes[axis]) != _sides(axes["flops"]):
+                said.append(_won(str(benchmark), axes[axis], axis))
+    return said
+
+
+def _sides(group: pd.DataFrame) -> set[str]:
+    return set(group["winner"]) - {"undecided"}
+
+
+def _won(benchmark: str, group: pd.DataFrame, axis: str) -> Finding:
+    runs = (group["winner"] != group["winner"].shift()).cumsum()
+    parts = []
+    for _, run in group.groupby(runs, sort=True):
+        first, last = run.iloc[0], run.iloc[-1]
+        parts.append(f"{_WINNERS[first['winner']]} from {first['budget']:.2g} to {last['budget']:.2g}")
+    last = group.iloc[-1]
+    text = f"{benchmark}: of budgets in {AXES[axis]} per problem, {', '.join(parts)}; at the largest {_points(last)}."
+    where = {"benchmark": benchmark, "slice": "all", "axis": axis, "budget": float(last["budget"])}
+    return Finding(text, float(last["difference"]), float(last["low"]), float(last["high"]), "regions", where)
 
 
 def claimed(checked: pd.DataFrame) -> list[Finding]:

@@ -6,7 +6,7 @@ What it does not do: compute any value (see `summarize`, `compliance`, `compare`
 
 import pyarrow as pa
 
-from thinkscale.columns import POINT, Column, Table
+from thinkscale.columns import AXIS, POINT, Column, Table
 
 SUMMARY = Table(
     "summary",
@@ -116,11 +116,13 @@ COMPLIANCE = Table(
 
 HEADLINE = Table(
     "headline",
-    "one row per benchmark and route: the best setting of smaller models against the biggest one's single answer at its smallest budget",
-    ("benchmark", "route"),
+    "one row per benchmark, route and axis of cost: the best setting of smaller models against the biggest one's single answer at its "
+    "smallest budget",
+    ("benchmark", "route", "axis"),
     (
         Column("benchmark", pa.string(), "Name of the set of problems."),
         Column("route", pa.string(), "What the smaller models do more of: `think longer`, `sample more`, `both`, or `any`."),
+        AXIS,
         Column("skill", pa.string(), "What the benchmark tests."),
         Column("big", pa.string(), "The biggest model's setting."),
         Column("big_value", pa.float64(), "Its accuracy."),
@@ -130,7 +132,7 @@ HEADLINE = Table(
             "The smaller model's setting; two where the halves chose differently; empty: none costs so little.",
         ),
         Column("small_value", pa.float64(), "Its accuracy on the halves that did not choose it; NaN where there is none.", nullable=True),
-        Column("cost_ratio", pa.float64(), "Its FLOPs per problem as a share of the biggest model's.", nullable=True),
+        Column("cost_ratio", pa.float64(), "Its cost on the axis as a share of the biggest model's.", nullable=True),
         Column("difference", pa.float64(), "`small_value - big_value`, paired by problem.", nullable=True),
         Column("low", pa.float64(), "Lower end of its 95 % interval over problems, given the choices.", nullable=True),
         Column("high", pa.float64(), "Upper end of its 95 % interval.", nullable=True),

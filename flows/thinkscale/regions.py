@@ -4,45 +4,58 @@ Why: one comparison at one cost hides that the winner changes with the budget; a
 What it does not do: use oracles, or let a strategy be scored on the problems that chose it.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from thinkscale import schema
-from thinkscale.boards import boards, crossfit, half_means, halves
+from thinkscale.boards import Board, boards, crossfit, half_means, halves
 from thinkscale.inference import Floats, interval
-from thinkscale.summarize import GRANULAR, deployable, kind, typed
+from thinkscale.summarize import GRANULAR, kind, typed
 
 SURE = 0.95
 _ROUNDING = 1e-12
 
 
-def win_regions(graded: pd.DataFrame, summary: pd.DataFrame, num_budgets: int = 12, draws: int = 1000, seed: int = 0) -> pd.DataFrame:
-    """For each benchmark, slice and budget of FLOPs: does the best strategy of a smaller model beat the best of the biggest one?
+def win_regions(boards: Sequence[Board], num_budgets: int = 12, seed: int = 0, axes: Sequence[str] = ("flops",)) -> pd.DataFrame:
+    """For each benchmark, slice, axis of cost and budget: does the best strategy of a smaller model beat the best of the biggest one?
 
     At each budget (evenly spaced in its logarithm, from where both sides can afford something to the dearest point) a strategy is a model,
     thinking budget and number of votes that costs at most that much. Each side's best is chosen on a random half of the problems and
     scored on the other half, both ways, in 50 splits; a problem's difference is the mean over the splits. `win` is the share of bootstrap
     draws in which the smaller side is ahead (draws level count half); `winner` names a side from 0.95 on.
+
+    Args:
+        boards: of points that need no oracle, with their costs.
+        num_budgets: on each axis.
+        seed: fixes the halves.
+        axes: of cost; one on which a side's cost is not known has no rows.
     """
     rows = []
-    for board in boards(graded, deployable(summary), draws, seed):
-        big = (board.points["params"] == board.points["params"].max()).to_numpy()
-        cost = board.points["cost_flops"].to_numpy()
-        if big.all() or len(board.accuracy) < 2:
-            continue
-        split = halves(board, seed)
-        for budget in np.geomspace(max(cost[big].min(), cost[~big].min()), cost.max(), num_budgets):
-            sides = [_best(board.accuracy[:, mine & (cost <= budget * (1 + _ROUNDING))], split) for mine in (~big, big)]
-            gap = sides[0] - sides[1]
-            ends, ahead = interval(gap[:, None], board.sample, (-1.0, 1.0)), np.round(board.sample.weights @ gap, 12)
-            win = float(np.mean(ahead > 0) + 0.5 * np.mean(ahead == 0))
-            row: dict[str, Any] = {"benchmark": board.benchmark, "slice": board.slice, "budget_flops": budget}
-            row |= {"small_value": sides[0].mean(), "big_value": sides[1].mean(), "difference": gap.mean(), "num_problems": len(gap)}
-            row |= {"low": float(ends.low[0]), "high": float(ends.high[0]), "win": win}
-            rows.append({**row, "winner": "smaller" if win >= SURE else "bigger" if win <= 1 - SURE else "undecided"})
+    for board in boards:
+        big, split = (board.points["params"] == board.points["params"].max()).to_numpy(), halves(board, seed)
+        for axis in axes:
+            cost = board.points[f"cost_{axis}"].to_numpy(dtype=np.float64)
+            known = np.isfinite(cost) & (cost > 0)
+            if not (known & big).any() or not (known & ~big).any() or len(board.accuracy) < 2:
+                continue
+            for budget in np.geomspace(max(cost[known & side].min() for side in (big, ~big)), cost[known].max(), num_budgets):
+                within = known & (cost <= budget * (1 + _ROUNDING))
+                sides = [_best(board.accuracy[:, within & side], split) for side in (~big, big)]
+                rows.append({"benchmark": board.benchmark, "slice": board.slice, "axis": axis, "budget": budget, **_won(sides, board)})
     return typed(pd.DataFrame(rows, columns=schema.REGIONS.names), schema.REGIONS)
+
+
+def _won(sides: list[Floats], board: Board) -> dict[str, Any]:
+    """Of each problem's value under the smaller models' best and under the biggest one's."""
+    gap = sides[0] - sides[1]
+    ends, ahead = interval(gap[:, None], board.sample, (-1.0, 1.0)), np.round(board.sample.weights @ gap, 12)
+    win = float(np.mean(ahead > 0) + 0.5 * np.mean(ahead == 0))
+    row = {"small_value": sides[0].mean(), "big_value": sides[1].mean(), "difference": gap.mean(), "num_problems": len(gap)}
+    winner = "smaller" if win >= SURE else "bigger" if win <= 1 - SURE else "undecided"
+    return {**row, "low": float(ends.low[0]), "high": float(ends.high[0]), "win": win, "winner": winner}
 
 
 def frontier_membership(graded: pd.DataFrame, summary: pd.DataFrame, draws: int = 1000, seed: int = 0) -> pd.DataFrame:

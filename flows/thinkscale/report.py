@@ -17,8 +17,8 @@ from rich.table import Table as RichTable
 from upath import UPath
 
 from thinkscale.advice import beyond_samples, cheapest_ways, how_to_split, worth_buying
-from thinkscale.axes import priced
-from thinkscale.boards import boards
+from thinkscale.axes import AXES, known_axes, priced
+from thinkscale.boards import Board, boards
 from thinkscale.calibration import calibration, confident_before_onset
 from thinkscale.compare import claims, compare, comparison_table, headline
 from thinkscale.compliance import compliance, compliance_table
@@ -28,7 +28,7 @@ from thinkscale.emergence import emergence, findings
 from thinkscale.emergence_plots import emergence_over_size
 from thinkscale.exchange import overall_rate
 from thinkscale.files import put
-from thinkscale.findings import Finding, claimed, page, routes, won
+from thinkscale.findings import Finding, claimed, page, routes, turned, won
 from thinkscale.foresight import foresee
 from thinkscale.loss import measured
 from thinkscale.mend import mend
@@ -94,14 +94,17 @@ def analyze(study: Study, *, mixed: bool = False) -> Analysis:
     spent = compliance(graded)
     losses = measured(study)
     bits = bits_per_byte(study, losses)
+    gpu = None if study.config.gpu is None else study.catalogue.gpus[study.config.gpu]
+    prices = priced(summary, graded, gpu, study.store.read("engine").to_pandas())
+    all_points = boards(graded, deployable(prices), PUBLISHED_DRAWS, seed)
     concluded = (
-        who_wins(graded, summary, seed),
-        *what_to_do(study, graded, summary, bits),
+        who_wins(all_points, graded, summary, seed),
+        *what_to_do(study, all_points, bits),
         what_emerges(study, graded, summary, bits),
         what_was_foreseen(study, graded, bits),
         what_more_samples_find(graded, seed),
     )
-    best = headline(graded, summary, PUBLISHED_DRAWS, seed)
+    best = headline(graded, prices, PUBLISHED_DRAWS, seed, known_axes(prices) or ["flops"])
     root = study.store.root
     files: tuple[UPath, ...] = (
         accuracy_vs_flops(summary, root / "plots" / "accuracy-vs-flops.png", study.config.asks),
@@ -121,7 +124,7 @@ def analyze(study: Study, *, mixed: bool = False) -> Analysis:
     owed, to_score = sum(r.planned - r.on_disk for r in rows), sum(r.to_score for r in rows)
     engines = tuple(sorted(graded["engine"].astype(str).unique()))
     rates = overall_rate(graded, summary, PUBLISHED_DRAWS, seed)
-    said = {"Which route bought accuracy?": tuple(routes(best)), "What was claimed beforehand?": tuple(claimed(checked))}
+    said = {"Which route bought accuracy?": tuple(routes(best) + turned(best)), "What was claimed beforehand?": tuple(claimed(checked))}
     said |= {part.question: part.findings for part in concluded}
     written = root / "findings.md"
     put(written, page(study.config.name, study.config.asks, said).encode())
@@ -147,20 +150,17 @@ def bits_per_byte(study: Study, losses: pd.DataFrame) -> dict[str, float | None]
     return {m.name: found.get(m.name) if found else m.bits_per_byte for m in study.catalogue.models.values()}
 
 
-def who_wins(graded: pd.DataFrame, summary: pd.DataFrame, seed: int) -> Concluded:
+def who_wins(all_points: list[Board], graded: pd.DataFrame, summary: pd.DataFrame, seed: int) -> Concluded:
     """Tables `regions` and `membership`, and sentences."""
     log.info("looking where smaller models win")
-    regions = win_regions(graded, summary, draws=PUBLISHED_DRAWS, seed=seed)
+    regions = win_regions(all_points, seed=seed, axes=[a for a in AXES if all(f"cost_{a}" in board.points for board in all_points)])
     membership = frontier_membership(graded, summary, PUBLISHED_DRAWS, seed)
     return Concluded("Who wins at which compute?", {"regions": regions, "membership": membership}, (), tuple(won(regions)))
 
 
-def what_to_do(study: Study, graded: pd.DataFrame, summary: pd.DataFrame, bits: Mapping[str, float | None]) -> tuple[Concluded, ...]:
+def what_to_do(study: Study, all_points: list[Board], bits: Mapping[str, float | None]) -> tuple[Concluded, ...]:
     """Tables `purchase`, `targets` and `split`, and sentences."""
     log.info("looking for what to buy, and for the cheapest ways to targets")
-    gpu = None if study.config.gpu is None else study.catalogue.gpus[study.config.gpu]
-    prices = priced(summary, graded, gpu, study.store.read("engine").to_pandas())
-    all_points = boards(graded, deployable(prices), PUBLISHED_DRAWS, study.config.engine.seed)
     seed = study.config.engine.seed
     bought, reached, shared = purchases(all_points, known_about(study, bits)), targets(all_points, seed=seed), splits(all_points, seed=seed)
     return (
