@@ -16,6 +16,7 @@ TableName = Literal[
     "grades",
     "engine",
     "loss",
+    "scores",
     "summary",
     "compliance",
     "comparison",

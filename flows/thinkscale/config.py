@@ -20,7 +20,15 @@ PROMPTS = FLOWS.parent / "prompts"
 CATALOGUE = FLOWS / "models.yaml"
 
 RouteName = Literal["cut", "extend", "effort", "native"]
-MetricName = Literal["pass@k", "maj@k", "unforced pass@k"]
+MetricName = Literal[
+    "pass@k",
+    "maj@k",
+    "unforced pass@k",
+    "best@k by answer_logprob",
+    "vote@k by answer_logprob",
+    "best@k by verifier_score",
+    "vote@k by verifier_score",
+]
 
 
 class Shape(Strict):
@@ -118,6 +126,9 @@ class Model(Strict):
     dtype: str = "auto"
     """dtype on GPUs; on CPU float32 is used."""
     reasoning_parser: str | None = None
+    runner: Literal["generate", "pooling"] = "generate"
+    """`pooling`: it scores texts and writes none, a sequence classifier or reward model with one class, or with that of right answers last
+    (an experiment's `scorer`)."""
     engine_args: tuple[str, ...] = ()
     """Further flags of the engine's command line."""
 
@@ -256,6 +267,8 @@ class Experiment(Strict):
     claims: tuple[Claim, ...] = ()
     loss: Loss | None = None
     """None: loss is not measured."""
+    scorer: Name | None = None
+    """A model of the catalogue with runner `pooling`, which reads every answer; None: answers are not scored."""
     engine: Engine = Engine()
 
 

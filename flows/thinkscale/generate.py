@@ -215,7 +215,7 @@ class Generator:
         seen_of: dict[AnswerKey, tuple[Cut, str]] = {}
         for key in sorted(owed, key=lambda k: (k.problem_id, k.sample_index, k.thinking_budget)):
             sample = SampleKey(key.problem_id, key.sample_index)
-            seen, hash_ = self._seen(traces[sample], key.thinking_budget) if key.thinking_budget else (Cut((), "off"), THINKING_OFF)
+            seen, hash_ = self.seen(traces[sample], key.thinking_budget) if key.thinking_budget else (Cut((), "off"), THINKING_OFF)
             if len(answer_prompt(prompts[key.problem_id], seen, self.boundary)) + self.answer_tokens > self.model.context:
                 seen = Cut((), "too_long")
             seen_of[key] = (seen, hash_)
@@ -268,7 +268,8 @@ class Generator:
 
         return dict(await self.bounded([(1, partial(one, p)) for p in problems]))
 
-    def _seen(self, trace: Trace, budget: int) -> tuple[Cut, str]:
+    def seen(self, trace: Trace, budget: int) -> tuple[Cut, str]:
+        """The trace as this budget's answer saw it, and the trace's hash."""
         whole = Cut(trace.ids, trace.ended) if self.route.name == "native" and trace.ended != "too_long" else cut(trace, budget)
         return whole, trace.hash
 

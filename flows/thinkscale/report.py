@@ -16,6 +16,7 @@ from rich.markup import escape
 from rich.table import Table as RichTable
 from upath import UPath
 
+from thinkscale import scores
 from thinkscale.calibration import calibration, confident_before_onset
 from thinkscale.compare import claims, compare, comparison_table, headline
 from thinkscale.compliance import compliance, compliance_table
@@ -62,6 +63,8 @@ class Analysis:
     owed: int
     engines: tuple[str, ...]
     quarantined: tuple[UPath, ...]
+    unscored: int = 0
+    """Answers on disk that the scorer has not read."""
 
 
 def analyze(study: Study, *, mixed: bool = False) -> Analysis:
@@ -71,7 +74,7 @@ def analyze(study: Study, *, mixed: bool = False) -> Analysis:
     Raises: StoreError where nothing is on disk, parts contradict each other, or engines or graders are mixed unasked.
     """
     mend(study, study.config.models)
-    graded = planned_rows(study, read_graded(study.store.root))
+    graded = planned_rows(study, read_graded(study.store.root, scores.identity(study)))
     if graded.empty:
         raise StoreError(f"{study.store.root}: no graded answers of this experiment. Run: python flows/sweep.py {study.config.name}")
     if not mixed:
@@ -112,7 +115,7 @@ def analyze(study: Study, *, mixed: bool = False) -> Analysis:
     written = root / "findings.md"
     put(written, page(study.config.name, study.config.asks, said).encode())
     files += (written,)
-    return Analysis(files, best, rates, checked, spent, said, owed, engines, tuple(study.store.quarantined()))
+    return Analysis(files, best, rates, checked, spent, said, owed, engines, tuple(study.store.quarantined()), scores.unscored(study))
 
 
 class Concluded(NamedTuple):
@@ -218,6 +221,8 @@ def show(analysis: Analysis) -> None:
             console.print(f"  {escape(finding.text)}" + (f" [dim]({finding.table}.parquet: {row})[/dim]" if row else ""), highlight=False)
     if analysis.owed:
         console.print(f"[bold]Not complete:[/bold] {analysis.owed:,} planned answers are owed; the tables hold what is there.")
+    if analysis.unscored:
+        console.print(f"[bold]Not scored:[/bold] {analysis.unscored:,} answers; points by the verifier are undefined until they are.")
     if analysis.quarantined:
         where = analysis.quarantined[0].parent
         console.print(f"[bold]Set aside:[/bold] {len(analysis.quarantined)} parts that were not whole or not ours, in {where}.")

@@ -20,6 +20,8 @@ from thinkscale.loading import nearest
 from thinkscale.tidy import FACTS, PROBLEM, SCORES, TableError, checked, codes, refuse
 
 _ROUNDING = 1e-12
+VERIFIED = " by verifier_score"
+"""How metrics end that take a verifier, whose FLOPs are charged to them."""
 
 
 class Point(NamedTuple):
@@ -71,6 +73,7 @@ def summarize(
             if name not in known:
                 raise TableError(f"summarize: no {what} given for {column} '{name}'.{nearest(str(name), known)}")
     flops = _flops(graded, shapes)
+    flops["scorer_flops"] = graded["scorer_flops"].to_numpy(dtype=np.float64) if "scorer_flops" in graded else np.full(len(graded), np.nan)
     cells = measure(graded.assign(**flops), ("prompt_tokens", "completion_tokens", "thinking_tokens", "closed", "no_answer", *flops), seed)
     pools = Pools(draws, seed)
     groups: dict[int, tuple[Resampling, list[tuple[Cell, Slice]]]] = {}
@@ -206,6 +209,7 @@ def _cell_rows(cell: Cell, slice_: Slice, chance: Mapping[str, float]) -> Iterat
     problems = cell.problems[slice_.rows]
     mean = problems.mean(numeric_only=True).to_dict()
     for point in cell.points:
+        scoring = point.k * float(problems["scorer_flops"].to_numpy().mean()) if point.metric.endswith(VERIFIED) else 0.0
         yield {
             **cell.facts,
             "slice": slice_.name,
@@ -218,7 +222,8 @@ def _cell_rows(cell: Cell, slice_: Slice, chance: Mapping[str, float]) -> Iterat
             "cost_prompt_tokens": mean["prompt_tokens"],
             "cost_prefill_flops": mean["prefill_flops"],
             "cost_decode_flops": point.k * mean["decode_flops"],
-            "cost_flops": mean["prefill_flops"] + point.k * mean["decode_flops"],
+            "cost_scorer_flops": scoring,
+            "cost_flops": mean["prefill_flops"] + point.k * mean["decode_flops"] + scoring,
             "cost_kv_bytes": point.k * mean["kv_bytes"],
             "mean_thinking_tokens": mean["thinking_tokens"],
             "share_closed": mean["closed"],
@@ -241,21 +246,20 @@ def _flops(graded: pd.DataFrame, shapes: Mapping[str, Shape]) -> dict[str, Float
 
 
 def kind(metric: str, k: int) -> str:
-    """Points compete within a kind: `deployable` needs no oracle, `oracle` (pass@k, k > 1) does, `unforced` is another grade.
-
-    `verified` points need a verifier, whose cost is not in theirs.
-    """
-    if metric.endswith("verifier_score"):
-        return "verified"
+    """Points compete within a kind: `deployable` needs no oracle, `oracle` (pass@k, k > 1) does, `unforced` is another grade."""
     if metric == "unforced pass@k":
         return "unforced"
     return "oracle" if metric == "pass@k" and k > 1 else "deployable"
 
 
 def deployable(summary: pd.DataFrame) -> pd.DataFrame:
-    """Points that have a value and need no oracle, each once: pass@1 (which the others equal at k = 1) and votes for k > 1."""
+    """Points that have a value and need no oracle, each once: pass@1 (which the others equal at k = 1) and, for k > 1, votes and choices.
+
+    Those by a verifier whose cost is not known are left out: they would look cheaper than they are.
+    """
     wanted = [kind(m, k) == "deployable" and (k > 1 or m == "pass@k") for m, k in zip(summary["metric"], summary["k"], strict=True)]
-    return summary[np.array(wanted, bool) & summary["value"].notna().to_numpy()]
+    unknown = summary["metric"].str.endswith(VERIFIED) & summary["cost_scorer_flops"].isna()
+    return summary[np.array(wanted, bool) & summary["value"].notna().to_numpy() & ~unknown.to_numpy()]
 
 
 def _frontier(table: pd.DataFrame) -> NDArray[np.bool_]:
