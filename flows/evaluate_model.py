@@ -15,7 +15,7 @@ from prefect.cache_policies import NO_CACHE  # noqa: E402
 from prefect.utilities.annotations import quote  # noqa: E402
 
 from shown import show_cells  # noqa: E402
-from thinkscale import evaluate  # noqa: E402
+from thinkscale import evaluate, scoring  # noqa: E402
 from thinkscale.config import Experiment  # noqa: E402
 from thinkscale.endpoint import RequestFailed  # noqa: E402
 from thinkscale.generate import Generator  # noqa: E402
@@ -51,11 +51,11 @@ async def generate_shard(label: str, shard: Shard, generator: Generator, store: 
 # no validation by Prefect: an experiment is checked by the one loader that gives one clear error (`open_study`)
 @flow(name="evaluate-model", flow_run_name=run_name, persist_result=False, validate_parameters=False)
 async def evaluate_model(experiment: str | Experiment, model: str, results: str = str(RESULTS)) -> int:
-    """Do all that one model of an experiment owes.
+    """Do all that one model of an experiment owes; of its scorer: read the answers that are not scored.
 
     Args:
         experiment: name of a shipped experiment, path of a YAML file, or its content.
-        model: one of its models.
+        model: one of its models, or its scorer.
         results: folder or URL where results folders are.
     """
     deployed = bool(runtime.deployment.id)
@@ -69,5 +69,7 @@ async def evaluate_model(experiment: str | Experiment, model: str, results: str 
         return await generate_shard(f"{model} {shard.label}", *parts)
 
     run_id = str(runtime.flow_run.id or "")
+    if model == study.config.scorer:
+        return await scoring.score(study, run_id)
     async with show_cells(study, model):
         return await evaluate.evaluate(study, model, in_task, EARLY.pop(model, None), run_id)

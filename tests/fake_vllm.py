@@ -1,5 +1,7 @@
 """A fake vLLM server: the protocol that we use, deterministic tokens, and every way of failing on demand. Standard library only.
 
+With `--runner pooling` it scores texts (/classify) and completes none.
+
 Why: crashes, hangs and lies must be testable in seconds. Started with vLLM's flags (unknown ones are taken and ignored), key from
 VLLM_API_KEY, ready in a fraction of a second: `Engine(command=(sys.executable, "tests/fake_vllm.py"))`.
 
@@ -10,7 +12,7 @@ with a sum in it is right with a probability that grows with the size in the mod
 the prompt. Temperature, top_p and the like are ignored. Where the prompt speaks of `<tool>`, half of the words are calls, some malformed.
 
 Faults. `--fault '{"kind": "crash", "after": 3}'`, the same in FAKE_VLLM_FAULT, or POST /fake/fault with it as the body (`{}` ends it).
-`phase`: only requests of the phase `thinking` or `answers` count and fail; `after`: completions requests that still go well (0);
+`phase`: only requests of the phase `thinking`, `answers` or `scores` count and fail; `after`: completions requests that still go well (0);
 `times`: how often it happens then (without limit); `once`: a file that is made when the fault sets in and that, if it exists, keeps it
 away: for faults that a restart heals. Kinds:
   crash (SIGKILL to itself)  exit (status 3)  hang (accepts, never answers)  freeze (SIGSTOP to itself)
@@ -167,6 +169,14 @@ class FakeModel:
         if draw("right") >= p:
             value += 1 + int(draw("wrong") * 8)
         return [*self.tokenizer.encode(str(value)), self.tokenizer.ids["<|end|>"]]
+
+    def score(self, ids):
+        """Of a pooling model: about P(right) of the answer to a sum, and a number of its own for everything else."""
+        t = self.tokenizer.ids
+        closes = max((i for i, token in enumerate(ids) if token == t["</think>"]), default=len(ids))
+        sums = re.findall(r"\d+(?:[+*-]\d+)+", self.tokenizer.decode(ids[:closes]).split("<think>")[0])
+        right = bool(sums) and self.tokenizer.decode(ids[closes + 1 :]) == str(eval(sums[-1]))
+        return 0.1 + 0.5 * right + 0.3 * Draw(self.name, ids)("score")
 
 
 class Faults:
@@ -327,9 +337,11 @@ class Handler(BaseHTTPRequestHandler):
             self.reply(200, {"count": len(ids), "max_model_len": self.state.args.max_model_len, "tokens": ids})
         elif self.path == "/detokenize":
             self.reply(200, {"prompt": self.state.tokenizer.decode(body["tokens"])})
-        elif self.path == "/v1/completions":
+        elif self.path == "/classify" and self.state.args.runner == "pooling":
+            self.completions(body, lambda asked, kind: self.classified(asked["input"]))
+        elif self.path == "/v1/completions" and self.state.args.runner == "generate":
             self.completions(body, self.answer)
-        elif self.path == "/v1/chat/completions":
+        elif self.path == "/v1/chat/completions" and self.state.args.runner == "generate":
             self.completions(body, self.chat)
         else:
             self.error(404, "Not Found")
@@ -342,7 +354,7 @@ class Handler(BaseHTTPRequestHandler):
             state.requests += 1
             state.running += 1
         try:
-            kind = state.faults.next(self.phase(body))
+            kind = state.faults.next("scores" if "input" in body else self.phase(body))
             if kind and self.break_before(kind):
                 return None
             try:
@@ -444,6 +456,15 @@ class Handler(BaseHTTPRequestHandler):
         usage = {"prompt_tokens": len(prompt), "completion_tokens": total, "total_tokens": len(prompt) + total}
         return {"object": "chat.completion", "choices": [choice], "prompt_token_ids": prompt, "usage": usage}
 
+    def classified(self, texts):
+        state = self.state
+        for ids in texts:
+            if not ids or len(ids) > state.args.max_model_len or max(ids) > max(state.tokenizer.tokens):
+                raise Refused(f"a text of {len(ids)} tokens, at most {state.args.max_model_len} of the vocabulary")
+            state.count_prompt(ids)
+        data = [{"index": i, "label": "right", "probs": [state.model.score(ids)], "num_classes": 1} for i, ids in enumerate(texts)]
+        return {"id": "classify-fake", "object": "list", "data": data, "usage": {"prompt_tokens": sum(map(len, texts))}}
+
     def choice(self, index, prompt, tokens, cap, stops, body):
         end = next((i for i, token in enumerate(tokens) if token in stops), len(tokens))
         said, texts = None, [self.state.tokenizer.decode([t]) for t in tokens]
@@ -476,13 +497,13 @@ class Handler(BaseHTTPRequestHandler):
 
     def send_broken(self, kind, answer):
         """Faults within an answer."""
-        choices = answer["choices"]
+        choices = answer["choices"] if "choices" in answer else answer["data"]
         if kind == "wrong_n":
             choices.pop()
         elif kind == "empty":
             choices[0] |= {"token_ids": [], "text": ""}
         elif kind == "wrong_usage":
-            answer["usage"]["completion_tokens"] += 1
+            answer["usage"]["completion_tokens" if "choices" in answer else "prompt_tokens"] += 1
         elif kind == "swap" and len(choices) > 1:
             choices[0]["index"], choices[-1]["index"] = choices[-1]["index"], choices[0]["index"]
         data = json.dumps(answer)
@@ -520,6 +541,7 @@ def main():
     parser.add_argument("--reasoning-config", default="")
     parser.add_argument("--enable-auto-tool-choice", action="store_true")
     parser.add_argument("--tool-call-parser", default="")
+    parser.add_argument("--runner", default="generate")
     parser.add_argument("--children", action="store_true")
     args, _ = parser.parse_known_args()
     if args.children:

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import yaml
 
-from thinkscale import evaluate
+from thinkscale import evaluate, scoring
 from thinkscale.config import FLOWS, Catalogue, Engine, Model, Sampling, Shape, Thinking
 from thinkscale.endpoint import Endpoint, Vitals, check_choices
 from thinkscale.generate import Generator, Room
@@ -55,7 +55,8 @@ def study(folder, **changes):
 
 def reopen(folder):
     """A study as its YAML was written."""
-    catalogue = Catalogue(models={name: model(name) for name in ("fake-21k", "fake-100k")}, benchmarks={}, gpus={})
+    scorer = model("fake-scorer", family="scorer", runner="pooling")
+    catalogue = Catalogue(models={m.name: m for m in (model("fake-21k"), model("fake-100k"), scorer)}, benchmarks={}, gpus={})
     known = benchmarks(catalogue)
     config = load_experiment(str(Path(folder) / "fake.yaml"), catalogue, {n: b.extent for n, b in known.items()})
     return Study(config, catalogue, known, Store(Path(folder) / "out"))
@@ -162,6 +163,11 @@ class Dying(Store):
 def run_fake(opened, **options):
     """Do all that a study owes on the fake engine; returns how many shards that took."""
     return sum(asyncio.run(evaluate.evaluate(opened, name, **options)) for name in opened.config.models)
+
+
+def score_fake(opened):
+    """Have the fake scorer read what is owed it; returns how many parts."""
+    return asyncio.run(scoring.score(opened))
 
 
 def start_child(opened, die_before=None):

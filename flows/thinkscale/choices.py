@@ -1,4 +1,4 @@
-"""What comes back from a completion request, and whether it adds up.
+"""What comes back from a request, and whether it adds up.
 
 Why: a server may drop samples, ignore a cap or answer another prompt; a number that was never counted is not a result.
 What it does not do: ask (see `endpoint`).
@@ -71,6 +71,24 @@ def check_choices(
     if found != counted:
         raise ResponseInvalid(f"the choices hold {found} tokens, the server's usage says {counted}")
     return choices
+
+
+def check_scores(answer: dict[str, Any], texts: Sequence[Sequence[int]]) -> list[float]:
+    """The scores of a classification response, in order, if everything about them adds up. Raises ResponseInvalid."""
+    try:
+        raw = sorted(answer["data"], key=lambda one: int(one["index"]))
+        places, scores = [one["index"] for one in raw], [float(one["probs"][-1]) for one in raw]
+        read = int(answer["usage"]["prompt_tokens"])
+    except (KeyError, TypeError, ValueError, IndexError) as e:
+        raise ResponseInvalid(f"a classification response lacks or garbles a field: {type(e).__name__}: {e}") from e
+    if places != list(range(len(texts))):
+        raise ResponseInvalid(f"asked for the scores of {len(texts)} texts, got {len(raw)} with indices {places[:20]}")
+    odd = [score for score in scores if not 0 <= score <= 1]
+    if odd:
+        raise ResponseInvalid(f"a score is {odd[0]:g}: not a probability. Serve a model whose head ends in a sigmoid or softmax")
+    if read != sum(map(len, texts)):
+        raise ResponseInvalid(f"the server read {read} tokens, it was sent {sum(map(len, texts))}: a text was cut or padded")
+    return scores
 
 
 def _logprobs(choice: dict[str, Any], wanted: bool) -> tuple[tuple[str, ...], float | None, dict[str, float]]:

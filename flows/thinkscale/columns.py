@@ -17,6 +17,7 @@ TableName = Literal[
     "forced",
     "engine",
     "loss",
+    "scores",
     "summary",
     "compliance",
     "comparison",

@@ -21,7 +21,15 @@ PROMPTS = FLOWS.parent / "prompts"
 CATALOGUE = FLOWS / "models.yaml"
 
 RouteName = Literal["cut", "extend", "effort", "native", "tools"]
-MetricName = Literal["pass@k", "maj@k", "unforced pass@k"]
+MetricName = Literal[
+    "pass@k",
+    "maj@k",
+    "unforced pass@k",
+    "best@k by answer_logprob",
+    "vote@k by answer_logprob",
+    "best@k by verifier_score",
+    "vote@k by verifier_score",
+]
 
 
 class Shape(Strict):
@@ -121,6 +129,9 @@ class Model(Strict):
     reasoning_parser: str | None = None
     tool_parser: str | None = None
     """How the server reads the model's own way to call tools (vLLM's --tool-call-parser); only route `tools` needs it."""
+    runner: Literal["generate", "pooling"] = "generate"
+    """`pooling`: it scores texts and writes none, a sequence classifier or reward model with one class, or with that of right answers last
+    (an experiment's `scorer`)."""
     engine_args: tuple[str, ...] = ()
     """Further flags of the engine's command line."""
 
@@ -265,6 +276,8 @@ class Experiment(Strict):
     claims: tuple[Claim, ...] = ()
     loss: Loss | None = None
     """None: loss is not measured."""
+    scorer: Name | None = None
+    """A model of the catalogue with runner `pooling`, which reads every answer; None: answers are not scored."""
     engine: Engine = Engine()
 
 

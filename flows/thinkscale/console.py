@@ -17,7 +17,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from rich.console import Console
 
-from thinkscale import loss
+from thinkscale import loss, scores
 from thinkscale.config import ConfigError, Experiment
 from thinkscale.evaluate import start_first
 from thinkscale.plan import RESULTS, Study, open_study, plan, plan_table
@@ -72,8 +72,9 @@ def sweep_command(about: str | None) -> Command:
         sys.exit(f"error: --replicas {asked.replicas}: at least 1, and more only with --pool, where there are workers to share the work.")
     if asked.plan or asked.status:
         Console(width=150).print(status_view(study) if asked.status else plan_table(study, plan(study)))
-        if expected := _or_exit(lambda: loss.outlook(study)):
-            print(expected)
+        for expected in (_or_exit(lambda: loss.outlook(study)), _or_exit(lambda: scores.outlook(study))):
+            if expected:
+                print(expected)
         sys.exit()
     log_to_terminal()
     if asked.pool:

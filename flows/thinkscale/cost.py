@@ -66,6 +66,16 @@ def decode_flops(shape: Shape, prompt_tokens: ArrayLike, completion_tokens: Arra
     return per_step * steps + _attention_flops(shape, p, p + steps)
 
 
+def scoring_flops(shape: Shape, tokens: ArrayLike) -> Floats:
+    """FLOPs of a sequence classifier (one class) that reads texts of so many tokens: as a prompt, without the output matrix.
+
+    Each text is read whole: nothing is taken off for a prompt that stands in the cache from another sample.
+    """
+    t = _tokens(tokens)
+    flops: Floats = 2.0 * _matrix_parameters(shape) * t + _attention_flops(shape, np.zeros_like(t), t) + 2.0 * shape.hidden_size * (t > 0)
+    return flops
+
+
 def training_flops(params: ArrayLike, tokens: ArrayLike) -> Floats:
     """6ND: FLOPs to train `params` parameters on `tokens` tokens (Kaplan et al. 2020)."""
     return 6.0 * np.asarray(params, dtype=np.float64) * np.asarray(tokens, dtype=np.float64)

@@ -52,6 +52,7 @@ results/<experiment>/
   answers/             what was answered at every budget
   grades/              was it right; made again from problems/ and answers/ by `flows/regrade.py`
   loss/                loss of each model on a text, where the YAML asks for it; `loss.parquet` is the same in one file
+  scores/              what a scorer said of every answer, where the YAML has one
   engine/              what the engines did, a row every few seconds; `engine.parquet` is the same in one file
   summary.parquet      accuracy with interval and cost of every point
   compliance.parquet   thinking asked for and thinking spent, of every cell

@@ -23,6 +23,7 @@ from thinkscale.choices import ResponseInvalid as ResponseInvalid
 from thinkscale.choices import Said as Said
 from thinkscale.choices import check_choices as check_choices
 from thinkscale.choices import check_said as check_said
+from thinkscale.choices import check_scores
 from thinkscale.config import Sampling
 
 RETRYABLE = (408, 425, 429, 500, 502, 503, 504)
@@ -189,6 +190,16 @@ class Client:
             return [[float(at[str(token)]["logprob"]) for token, at in pair] for pair in pairs]
         except (KeyError, TypeError, ValueError) as e:
             raise ResponseInvalid(f"a response lacks log-probabilities of its prompt: {type(e).__name__}: {e}") from e
+
+    async def classify(self, texts: Sequence[Sequence[int]]) -> list[float]:
+        """What a scorer says of each text: the probability of its last class (the sigmoid of a reward, where it has one class).
+
+        Raises: as `complete`.
+        """
+        answer = await self._post(
+            "/classify", {"model": self.endpoint.model, "input": [list(ids) for ids in texts], "use_activation": True}
+        )
+        return check_scores(answer, texts)
 
     async def metrics(self) -> dict[str, float]:
         """Counters and gauges of the engine now, see `parse_metrics`."""

@@ -12,7 +12,7 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import Any, Literal, NamedTuple
 
-from thinkscale import loss
+from thinkscale import loss, scores
 from thinkscale.claims import at_work
 from thinkscale.config import ConfigError, Model
 from thinkscale.plan import Study, plan
@@ -53,7 +53,7 @@ def resources(model: Model) -> dict[str, Any]:
 
 
 async def fan_out(study: Study, launch: Launch, command: str, *, at_once: int, replicas: int, resubmits: int) -> None:
-    """Run every model that owes something; returns when nothing is owed.
+    """Run every model that owes something, then the scorer, if there is one; returns when nothing is owed.
 
     Args:
         launch: runs one; it may be called again with the same model and another label.
@@ -83,6 +83,11 @@ async def fan_out(study: Study, launch: Launch, command: str, *, at_once: int, r
         for model in largest_first(study):
             for replica in range(1, replicas + 1):
                 group.create_task(one(model, model if replicas == 1 else f"{model} {replica} of {replicas}"))
+    if study.config.scorer is not None and scores.owed(study):
+        async with asyncio.TaskGroup() as group:
+            for replica in range(1, replicas + 1):
+                name = study.config.scorer
+                group.create_task(one(name, name if replicas == 1 else f"{name} {replica} of {replicas}"))
     owed, to_score = dict.fromkeys(study.config.models, 0), dict.fromkeys(study.config.models, 0)
     for row in plan(study):
         owed[row.model] += row.planned - row.on_disk
@@ -90,6 +95,7 @@ async def fan_out(study: Study, launch: Launch, command: str, *, at_once: int, r
     missing = [f"{model} {answers:,} answers" for model, answers in owed.items() if answers]
     missing += [f"{model} {answers:,} gold answers to score" for model, answers in to_score.items() if answers and not owed[model]]
     missing += [f"{model} its loss" for model in owed if loss.is_owed(study, model)]
+    missing += [f"{study.config.scorer} {answers:,} scores"] if (answers := scores.unscored(study)) else []
     what = ", ".join(missing)
     if what:
         raise Unfinished("\n".join([f"owed: {what}", *failures, f"To finish: {command}"]))

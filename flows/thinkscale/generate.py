@@ -283,13 +283,14 @@ class Generator:
         found: dict[AnswerKey, tuple[Cut, str]] = {}
         for key in keys:
             sample, budget = SampleKey(key.problem_id, key.sample_index), key.thinking_budget
-            seen, hash_ = self._seen(traces[sample], budget) if budget else (Cut((), "off"), THINKING_OFF)
+            seen, hash_ = self.cut_of(traces[sample], budget) if budget else (Cut((), "off"), THINKING_OFF)
             room = self.model.context - self.answer_tokens
             fits = len(answer_prompt(prompts[key.problem_id], seen, self.boundary)) <= room
             found[key] = (seen if fits else Cut((), "too_long"), hash_)
         return found
 
-    def _seen(self, trace: Trace, budget: int) -> tuple[Cut, str]:
+    def cut_of(self, trace: Trace, budget: int) -> tuple[Cut, str]:
+        """The trace as this budget's answer sees it, and the trace's hash."""
         whole = self.route.name in ALONE and trace.ended != "too_long"
         return with_calls(Cut(trace.ids, trace.ended), trace) if whole else cut(trace, budget), trace.hash
 

@@ -122,7 +122,7 @@ def train(size: Size, recipe: Recipe, work: Path, until: int | None = None, out:
         optimizer.load_state_dict(saved["optimizer"])
         step, tokens, seconds, history = saved["step"], saved["tokens"], saved["seconds"], saved["history"]
         log.info("%s: going on from step %d", size.model, step)
-    forward = _forward(model, recipe)
+    hidden = forward(model, recipe.compile)
     end = min(recipe.steps, until or recipe.steps)
     shares = Shares(recipe.thinking_off, recipe.thinking_cut)
     started, recent = time.monotonic() - seconds, []
@@ -131,7 +131,7 @@ def train(size: Size, recipe: Recipe, work: Path, until: int | None = None, out:
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(recipe, size, step)
         examples = batch(size.ladder, recipe.batch, step, shares)
-        recent.append(_learn(model, forward, optimizer, examples, recipe.micro_batch))
+        recent.append(_learn(model, hidden, optimizer, examples, recipe.micro_batch))
         step, tokens = step + 1, tokens + sum(len(e.ids) for e in examples)
         if step % recipe.held_out_every == 0 or step == end or step in _milestones(recipe):
             nats = held_out_nats(model, size.ladder)
@@ -161,14 +161,14 @@ def _milestones(recipe: Recipe) -> tuple[int, ...]:
     return tuple(recipe.steps // part for part in (8, 4, 2))
 
 
-def _forward(model: Any, recipe: Recipe) -> Callable[[Any], Any]:
-    """Ids -> hidden states."""
+def forward(model: Any, compiled: bool) -> Callable[[Any], Any]:
+    """Ids -> hidden states; compiled where that is wanted and there is a compiler."""
     import torch
 
     def plain(ids: Any) -> Any:
         return model.model(ids).last_hidden_state
 
-    return torch.compile(plain, dynamic=True) if recipe.compile and shutil.which("g++") else plain
+    return torch.compile(plain, dynamic=True) if compiled and shutil.which("g++") else plain
 
 
 def _padded(examples: Sequence[Example]) -> tuple[Any, Any]:

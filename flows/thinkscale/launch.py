@@ -50,6 +50,8 @@ def engine_command(model: Model, engine: Engine, device: Device, port: int, seed
         command += ["--revision", model.revision, "--tokenizer-revision", model.revision]
     if model.reasoning_parser is not None:
         command += ["--reasoning-parser", model.reasoning_parser]
+    if model.runner == "pooling":
+        command += ["--runner", "pooling"]
     return [*command, *model.engine_args]
 
 

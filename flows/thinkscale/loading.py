@@ -249,10 +249,12 @@ def _check_names(config: Experiment, catalogue: Catalogue, benchmarks: Mapping[s
 
     prompts = [p.stem for p in PROMPTS.glob("*.jinja")]
     for model in config.models:
-        known("models", model, catalogue.models, "model")
+        known("models", model, [m.name for m in catalogue.models.values() if m.runner == "generate"], "model that writes text")
     for benchmark, use in config.benchmarks.items():
         known("benchmarks", benchmark, benchmarks, "benchmark")
         known(f"benchmarks.{benchmark}.prompt", use.prompt or config.prompt, prompts, "prompt")
+    if config.scorer is not None:
+        known("scorer", config.scorer, [m.name for m in catalogue.models.values() if m.runner == "pooling"], "model with runner 'pooling'")
     if config.gpu is not None:
         known("gpu", config.gpu, catalogue.gpus, "GPU")
     for claim in config.claims:
@@ -263,6 +265,10 @@ def _check_names(config: Experiment, catalogue: Catalogue, benchmarks: Mapping[s
             known(
                 f"{key}.thinking_budget", str(ref.thinking_budget), [str(b) for b in config.thinking_budgets], "budget of this experiment"
             )
+            if ref.metric.endswith("verifier_score") and config.scorer is None:
+                raise ConfigError(
+                    f"{path.name}: {key}.metric: '{ref.metric}' needs a scorer. Name one as `scorer`, or take another metric."
+                )
             if ref.k > config.num_samples:
                 raise ConfigError(f"{path.name}: {key}.k: {ref.k} is more than num_samples = {config.num_samples}.")
             if ref.k & (ref.k - 1) and ref.k != config.num_samples:
@@ -288,7 +294,7 @@ def _check_sizes(config: Experiment, catalogue: Catalogue, benchmarks: Mapping[s
         if size is not None and use.problems is not None and use.problems > size:
             raise ConfigError(f"{path.name}: benchmarks.{benchmark}.problems: found {use.problems}, {benchmark} has {size}.")
     largest, prompt = max(config.thinking_budgets), max(benchmarks[b].prompt_tokens for b in config.benchmarks) * (1 + max(config.examples))
-    for name in config.models:
+    for name in (*config.models, *([config.scorer] if config.scorer else [])):
         model = catalogue.models[name]
         if largest + config.answer_tokens + prompt >= model.context:
             raise ConfigError(

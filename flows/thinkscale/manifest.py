@@ -8,6 +8,7 @@ import subprocess
 from importlib import metadata
 from typing import Any
 
+from thinkscale import scores
 from thinkscale.config import FLOWS, digest
 from thinkscale.launch import detect_device
 from thinkscale.loading import prompt_text
@@ -42,6 +43,7 @@ def manifest(study: Study) -> dict[str, Any]:
         "platform": platform.platform(),
         "device": detect_device(),
         "models": {t.model.name: {"source": t.model.source, "revision": t.model_revision} for t in sets},
+        "scorer": None if (scorer := scores.identity(study)) is None else scorer._asdict(),
         "prompts": {t.prompt: digest(prompt_text(t.prompt)) for t in sets},
         "benchmarks": {t.benchmark: t.benchmark_identity for t in sets},
         "trace_sets": {t.trace_set_id: {"model": t.model.name, "benchmark": t.benchmark, "sampling": str(t.sampling)} for t in sets},

@@ -23,14 +23,16 @@ def mend(study: Study, models: Sequence[str]) -> None:
     store.verify("answers", ours)
     store.verify("forced", ours)
     store.verify("grades")
+    store.verify("scores", ours)
     store.set_aside_orphans(ours)
+    store.drop_scores()
     settle(study)
 
 
 def settle(study: Study) -> None:
     """Nothing abandoned, nothing ungraded, every problem in `problems`."""
     store = study.store
-    for folder in (store.root, *(store.root / name for name in (*PARTS, "engine", "loss", "plots", CLAIMS))):
+    for folder in (store.root, *(store.root / name for name in (*PARTS, "scores", "engine", "loss", "plots", CLAIMS))):
         files.remove_abandoned(folder)
     for benchmark in study.config.benchmarks:
         publish_problems(store, study.known[benchmark], study.problems(benchmark))

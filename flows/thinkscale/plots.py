@@ -146,7 +146,7 @@ def _lines(points: pd.DataFrame) -> list[tuple[int, pd.DataFrame]]:
 
 def _draw_model(axes: Axes, model: pd.DataFrame, colour: Any) -> None:
     single = model[model["k"] == 1].sort_values("thinking_budget")
-    votes = model.sort_values("k")
+    votes = model[(model["k"] == 1) | (model["metric"] == "maj@k")].sort_values("k")  # choices by a score are on the frontier, if anywhere
     for budget, style in {single["thinking_budget"].min(): _DOTTED, single["thinking_budget"].max(): _DASHED}.items():
         line = votes[votes["thinking_budget"] == budget]
         _bars(axes, line["cost_flops"], line[line["k"] > 1], colour, 0.35)

@@ -16,6 +16,7 @@ from rich.markup import escape
 from rich.table import Table as RichTable
 from upath import UPath
 
+from thinkscale import scores
 from thinkscale.advice import beyond_samples, cheapest_ways, how_to_split, worth_buying
 from thinkscale.axes import AXES, known_axes, priced
 from thinkscale.boards import Board, boards
@@ -70,6 +71,8 @@ class Analysis:
     to_score: int
     engines: tuple[str, ...]
     quarantined: tuple[UPath, ...]
+    unscored: int = 0
+    """Answers on disk that the scorer has not read."""
 
 
 def analyze(study: Study, *, mixed: bool = False) -> Analysis:
@@ -79,7 +82,7 @@ def analyze(study: Study, *, mixed: bool = False) -> Analysis:
     Raises: StoreError where nothing is on disk, parts contradict each other, or engines or graders are mixed unasked.
     """
     mend(study, study.config.models)
-    graded = planned_rows(study, read_graded(study.store.root))
+    graded = planned_rows(study, read_graded(study.store.root, scores.identity(study)))
     if graded.empty:
         raise StoreError(f"{study.store.root}: no graded answers of this experiment. Run: python flows/sweep.py {study.config.name}")
     if not mixed:
@@ -129,7 +132,8 @@ def analyze(study: Study, *, mixed: bool = False) -> Analysis:
     written = root / "findings.md"
     put(written, page(study.config.name, study.config.asks, said).encode())
     files += (written,)
-    return Analysis(files, best, rates, checked, spent, said, owed, to_score, engines, tuple(study.store.quarantined()))
+    whole = (owed, to_score, engines, tuple(study.store.quarantined()), scores.unscored(study))
+    return Analysis(files, best, rates, checked, spent, said, *whole)
 
 
 class Concluded(NamedTuple):
@@ -261,6 +265,8 @@ def show(analysis: Analysis) -> None:
         console.print(f"[bold]Not complete:[/bold] {analysis.owed:,} planned answers are owed; the tables hold what is there.")
     elif analysis.to_score:
         console.print(f"[bold]Not complete:[/bold] the gold answers of {analysis.to_score:,} answers are still to be scored.")
+    if analysis.unscored:
+        console.print(f"[bold]Not scored:[/bold] {analysis.unscored:,} answers; points by the verifier are undefined until they are.")
     if analysis.quarantined:
         where = analysis.quarantined[0].parent
         console.print(f"[bold]Set aside:[/bold] {len(analysis.quarantined)} parts that were not whole or not ours, in {where}.")

@@ -294,7 +294,31 @@ LOSS = Table(
     ),
 )
 
-_DRAWN = (PROBLEMS, SAMPLES, ANSWERS, GRADES, FORCED, ENGINE, LOSS)
+SCORES = Table(
+    "scores",
+    "one row per row of `answers` and scorer, where the YAML has `scorer:`",
+    ("cell_id", "problem_id", "sample_index", "scorer", "scorer_revision"),
+    (
+        _CELL,
+        Column("problem_id", id_type, "As in `answers`."),
+        _SAMPLE,
+        Column("scorer", id_type, "Name of the scorer in `models.yaml`."),
+        Column("scorer_revision", id_type, "Its commit on the hub, or hash of a local folder."),
+        Column(
+            "verifier_score",
+            pa.float64(),
+            "P(right) as the scorer was trained to say it, of prompt, thinking, close and answer. 0 where nothing was asked (`too_long`); "
+            "null where the row does not fit the scorer's context.",
+            nullable=True,
+        ),
+        Column("scorer_tokens", pa.int32(), "Tokens of the row that it reads: what scoring this row would cost alone."),
+        Column("scorer_flops", pa.float64(), "FLOPs of reading them."),
+        Column("request_scorer_tokens", pa.int32(), "Tokens really sent for this row; 0 where it reads as a smaller budget's row."),
+        Column("engine", id_type, "Fingerprint of the engine that scored."),
+    ),
+)
+
+_DRAWN = (PROBLEMS, SAMPLES, ANSWERS, GRADES, FORCED, ENGINE, LOSS, SCORES)
 _COMPUTED = (
     SUMMARY,
     COMPLIANCE,

@@ -204,16 +204,22 @@ class Running:
             if health != 200:
                 return f"/health answers {health}"
             ids = http.post("/tokenize", json={"model": self.model.name, "prompt": "1"}).json().get("tokens") or [0]
-            body = {"model": self.model.name, "prompt": [ids], "max_tokens": 1, "temperature": 0}
-            answer = http.post("/v1/completions", json=body, timeout=120.0)
+            path, body, counted = self._question([int(token) for token in ids])
+            answer = http.post(path, json=body, timeout=120.0)
             if 400 <= answer.status_code < 500 and answer.status_code != 429:
                 raise self._not_started(f"a completion was refused: HTTP {answer.status_code}: {answer.text[:300]}")
-            if answer.status_code != 200 or answer.json()["usage"]["completion_tokens"] != 1:
+            if answer.status_code != 200 or answer.json()["usage"][counted] != 1:
                 return f"a completion answers {answer.status_code}: {answer.text[:300]}"
             version = http.get("/version").json().get("version", "unknown")
         except (httpx.TransportError, ValueError, KeyError, AttributeError, TypeError) as e:
             return f"{type(e).__name__}: {e}"
         return Endpoint(self.base_url, self.key, self.model.name, self._fingerprint(version), self.log, self.device == "gpu", self.vitals)
+
+    def _question(self, ids: list[int]) -> tuple[str, dict[str, Any], str]:
+        """What is asked of it to see whether it works: path, body, and which count of the usage must be 1."""
+        if self.model.runner == "pooling":
+            return "/classify", {"model": self.model.name, "input": [ids[:1]]}, "prompt_tokens"
+        return "/v1/completions", {"model": self.model.name, "prompt": [ids], "max_tokens": 1, "temperature": 0}, "completion_tokens"
 
     def _fingerprint(self, version: str) -> str:
         if self.engine.base_url is not None:

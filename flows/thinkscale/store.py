@@ -10,7 +10,7 @@ import logging
 import os
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, TypeVar
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import pandas as pd
 import pyarrow as pa
@@ -28,7 +28,12 @@ T = TypeVar("T")
 PARTS: tuple[TableName, ...] = ("problems", "samples", "answers", "grades", "forced")
 QUARANTINE = "quarantine"
 _META = b"thinkscale"
-_OF_TRACE_SETS: tuple[TableName, ...] = ("samples", "answers", "forced")  # a part of these holds one trace set and names it in its footer
+_OF_TRACE_SETS: tuple[TableName, ...] = (
+    "samples",
+    "answers",
+    "forced",
+    "scores",
+)  # a part of these holds one trace set and names it in its footer
 _READERS = 16  # an object store answers in tens of milliseconds, many at once
 
 
@@ -176,7 +181,7 @@ class Store:
             return found.select(schema.names).cast(schema)
 
     def set_aside(self, table: TableName, path: UPath, why: str) -> None:
-        """Move a part to `quarantine/` and say so; what it held is owed. Grades of set-aside answers go, they can be made again.
+        """Move a part to `quarantine/` and say so; what it held is owed. Grades and scores of set-aside answers go, they can be made again.
 
         Raises: StoreError where the folder cannot be written to.
         """
@@ -189,6 +194,7 @@ class Store:
             log.warning("%s: %s. Moved to %s; what it held is owed again.", path, why, to)
         if table == "answers":
             files.remove(self.folder("grades") / path.name)
+            self.drop_scores()
 
     def set_aside_orphans(self, trace_sets: Collection[str] | None = None) -> int:
         """Set aside the parts of answers and of what was scored in their place, of some trace sets or all, whose traces are gone (their
@@ -205,6 +211,13 @@ class Store:
                 self.set_aside(table, path, "its answers were cut from traces that are not in samples/")
                 found += 1
         return found
+
+    def drop_scores(self) -> None:
+        """Delete scores of answers that are not there (any more): what is drawn in their place may read otherwise."""
+        there = tuple(f"{path.stem}-" for path in self.parts("answers"))
+        for path in self.parts("scores"):
+            if not path.name.startswith(there):
+                files.remove(path)
 
     def quarantined(self) -> list[UPath]:
         """What was set aside and not taken away since."""
@@ -232,11 +245,21 @@ class _Foreign(ValueError):
     """A file that is Parquet, and not as we wrote it."""
 
 
-def read_graded(path: str | os.PathLike[str] | UPath) -> pd.DataFrame:
+class Scorer(NamedTuple):
+    """What scored: one model's weights."""
+
+    name: str
+    revision: str
+
+
+def read_graded(path: str | os.PathLike[str] | UPath, scorer: Scorer | Literal["only"] | None = "only") -> pd.DataFrame:
     """All graded answers of a results folder (path or URL) as one tidy frame: columns of `answers`, `grades` and `forced` (null where
     nothing was scored), one row per answer.
 
-    Raises: StoreError where a key is doubled, an answer has no grade, or an answer names a trace that is not there.
+    Args:
+        scorer: whose scores are joined, as columns `verifier_score` (NaN where a row has none), `scorer_tokens` and `scorer_flops`;
+            `only`: the one that scored here, if any did; None: nobody's.
+    Raises: StoreError where a key is doubled, an answer has no grade or names a trace that is not there, or several scorers are there.
     """
     store = Store(path)
     answers, grades = store.read("answers"), store.read("grades")
@@ -248,7 +271,8 @@ def read_graded(path: str | os.PathLike[str] | UPath) -> pd.DataFrame:
     ungraded = int((frame["_merge"] != "both").sum())
     if ungraded:
         raise StoreError(f"{path}: {ungraded} of {len(frame)} answers have no grade. Run: python flows/regrade.py {store.root.name}")
-    return _categories(frame.drop(columns="_merge").merge(_forced(store), on=key, how="left", validate="one_to_one"))
+    frame = frame.drop(columns="_merge").merge(_forced(store), on=key, how="left", validate="one_to_one")
+    return _categories(_scored(store, frame, scorer))
 
 
 def _forced(store: Store) -> pd.DataFrame:
@@ -257,6 +281,22 @@ def _forced(store: Store) -> pd.DataFrame:
     check_unique(rows, TABLES["forced"])
     own = [name for name in TABLES["forced"].names if name not in TABLES["answers"].names]
     return _frame(rows)[[*TABLES["forced"].key, *own, "engine"]].rename(columns={"engine": "forced_engine"})
+
+
+def _scored(store: Store, frame: pd.DataFrame, scorer: Scorer | Literal["only"] | None) -> pd.DataFrame:
+    """The frame with one scorer's columns; as it is where there is none."""
+    scores = store.read("scores") if scorer is not None else TABLES["scores"].arrow.empty_table()
+    check_unique(scores, TABLES["scores"])
+    rows = _frame(scores)
+    there = sorted({Scorer(*found) for found in zip(rows["scorer"], rows["scorer_revision"], strict=True)})
+    if scorer == "only" and len(there) > 1:
+        raise StoreError(f"{store.root}: answers are scored by {there[0]} and {there[1]}. Name one: read_graded(..., scorer=Scorer(...)).")
+    wanted = there[0] if scorer == "only" and there else scorer
+    mine = rows[(rows["scorer"] == wanted[0]) & (rows["scorer_revision"] == wanted[1])] if isinstance(wanted, Scorer) else rows[:0]
+    if mine.empty:
+        return frame
+    key = list(TABLES["grades"].key)
+    return frame.merge(mine[[*key, "verifier_score", "scorer_tokens", "scorer_flops"]], on=key, how="left", validate="one_to_one")
 
 
 def check_unique(table: pa.Table, declared: Table) -> None:
@@ -318,7 +358,7 @@ def _frame(table: pa.Table) -> pd.DataFrame:
 
 
 def _categories(frame: pd.DataFrame) -> pd.DataFrame:
-    declared = {c.name: c.type for name in ("answers", "grades") for c in TABLES[name].columns}
+    declared = {c.name: c.type for name in ("scores", "forced", "answers", "grades") for c in TABLES[name].columns}
     repeated = {name for name, type_ in declared.items() if pa.types.is_dictionary(type_)} | {"forced_engine"}
     return frame.astype({name: "category" for name in frame.columns if name in repeated})
 

@@ -23,6 +23,8 @@ _ROUNDING = 1e-12
 GRANULAR = {"right_prob": (0.0, 1.0), "1 - brier": (-1.0, 1.0)}
 """Metrics of one sample that slide where accuracy jumps, and their range: probability of the right choice; one minus the Brier score. Even
 odds on all choices give both the value that guessing has in accuracy."""
+VERIFIED = " by verifier_score"
+"""How metrics end that take a verifier, whose FLOPs are charged to them."""
 
 
 class Point(NamedTuple):
@@ -74,6 +76,7 @@ def summarize(
             if name not in known:
                 raise TableError(f"summarize: no {what} given for {column} '{name}'.{nearest(str(name), known)}")
     flops = _flops(graded, shapes)
+    flops["scorer_flops"] = graded["scorer_flops"].to_numpy(dtype=np.float64) if "scorer_flops" in graded else np.full(len(graded), np.nan)
     means = ("prompt_tokens", "completion_tokens", "thinking_tokens", "closed", "no_answer", *flops)
     cells = measure(graded.assign(**flops), (*means, *(name for name in ("right_prob", "brier") if name in graded)), seed)
     pools = Pools(draws, seed)
@@ -241,6 +244,7 @@ def _cell_rows(cell: Cell, slice_: Slice, chance: Mapping[str, float]) -> Iterat
     problems = cell.problems[slice_.rows]
     mean = problems.mean(numeric_only=True).to_dict()
     for point in cell.points:
+        scoring = point.k * float(problems["scorer_flops"].to_numpy().mean()) if point.metric.endswith(VERIFIED) else 0.0
         yield {
             **cell.facts,
             "slice": slice_.name,
@@ -253,7 +257,8 @@ def _cell_rows(cell: Cell, slice_: Slice, chance: Mapping[str, float]) -> Iterat
             "cost_prompt_tokens": mean["prompt_tokens"],
             "cost_prefill_flops": mean["prefill_flops"],
             "cost_decode_flops": point.k * mean["decode_flops"],
-            "cost_flops": mean["prefill_flops"] + point.k * mean["decode_flops"],
+            "cost_scorer_flops": scoring,
+            "cost_flops": mean["prefill_flops"] + point.k * mean["decode_flops"] + scoring,
             "cost_kv_bytes": point.k * mean["kv_bytes"],
             "mean_thinking_tokens": mean["thinking_tokens"],
             "share_closed": mean["closed"],
@@ -278,21 +283,23 @@ def _flops(graded: pd.DataFrame, shapes: Mapping[str, Shape]) -> dict[str, Float
 def kind(metric: str, k: int) -> str:
     """Points compete within a kind: `deployable` needs no oracle, `oracle` (pass@k, k > 1) does, `unforced` is another grade.
 
-    `verified` points need a verifier, whose cost is not in theirs. `granular` ones are no accuracies, and compete with nothing.
+    `granular` ones are no accuracies, and compete with nothing.
     """
     if metric in GRANULAR:
         return "granular"
-    if metric.endswith("verifier_score"):
-        return "verified"
     if metric == "unforced pass@k":
         return "unforced"
     return "oracle" if metric == "pass@k" and k > 1 else "deployable"
 
 
 def deployable(summary: pd.DataFrame) -> pd.DataFrame:
-    """Points that have a value and need no oracle, each once: pass@1 (which the others equal at k = 1) and votes for k > 1."""
+    """Points that have a value and need no oracle, each once: pass@1 (which the others equal at k = 1) and, for k > 1, votes and choices.
+
+    Those by a verifier whose cost is not known are left out: they would look cheaper than they are.
+    """
     wanted = [kind(m, k) == "deployable" and (k > 1 or m == "pass@k") for m, k in zip(summary["metric"], summary["k"], strict=True)]
-    return summary[np.array(wanted, bool) & summary["value"].notna().to_numpy()]
+    unknown = summary["metric"].str.endswith(VERIFIED) & summary["cost_scorer_flops"].isna()
+    return summary[np.array(wanted, bool) & summary["value"].notna().to_numpy() & ~unknown.to_numpy()]
 
 
 def _frontier(table: pd.DataFrame) -> NDArray[np.bool_]:
