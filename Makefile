@@ -32,8 +32,9 @@ chaos: setup ## break runs in every phase, run them again, compare (about half a
 bench: setup ## the speed claims of the README, measured here
 	$(PY) flows/bench.py
 
-ladder: setup ## train the shipped model ladder again (about an hour on 2 cores); goes on where it stopped
+ladder: setup ## train the shipped model ladders again (an hour and a half on 2 cores); goes on where it stopped
 	$(PY) flows/train_ladder.py
+	$(PY) flows/train_ladder.py --ladder many
 
 lock: ## choose new versions for .ci/*.lock (needs uv)
 	@$(find_python); "$$python" .ci/lock.py

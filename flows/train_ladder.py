@@ -1,4 +1,4 @@
-"""Train a small model ladder: python flows/train_ladder.py [--ladder many] [--size 123k] [--steps 4500]; goes on where it stopped."""
+"""Train a small model ladder: python flows/train_ladder.py [--ladder many] [--size 121k]; goes on where it stopped."""
 
 import argparse
 import sys
@@ -35,19 +35,19 @@ def write_card(ladder: Ladder, out: Path) -> Path:
 
 
 @flow(name="train-ladder", persist_result=False)
-def train_ladder(ladder: str = FIRST.name, size: str | None = None, steps: int = Recipe.steps, out: str | None = None) -> None:
+def train_ladder(ladder: str = FIRST.name, size: str | None = None, steps: int | None = None, out: str | None = None) -> None:
     """Train one size or all; a killed run goes on from its last saved step.
 
     Args:
         ladder: which, of `teaching.LADDERS`.
         size: one of its sizes; None: all.
-        steps: training steps.
+        steps: training steps; None: as the shipped ones.
         out: where checkpoints go; None: where they ship.
     """
     chosen = LADDERS[ladder]
     folder = Path(out) if out else chosen.folder
     for one in [size] if size else list(chosen.sizes):
-        train_size(Size(chosen, one), steps, folder)
+        train_size(Size(chosen, one), steps or chosen.steps, folder)
     write_card(chosen, folder)
 
 
@@ -55,7 +55,7 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--ladder", choices=list(LADDERS), default=FIRST.name, help="which ladder (default: %(default)s)")
     parser.add_argument("--size", help="one size, such as 100k (default: all)")
-    parser.add_argument("--steps", type=int, default=Recipe.steps)
+    parser.add_argument("--steps", type=int, help="training steps (default: as the shipped ones)")
     parser.add_argument("--out", help="where checkpoints go (default: flows/<ladder>)")
     arguments = parser.parse_args()
     if arguments.size and arguments.size not in LADDERS[arguments.ladder].sizes:

@@ -131,7 +131,9 @@ def test_examples_have_the_form_that_the_pipeline_asks_for(taught):
         marked = re.sub(r"<(?!/?think>|\||pad>)", "lt", text(taught, e.ids)).replace("<pad>", "<")
         assert re.fullmatch(r"<\|user\|>[^<]+<\|assistant\|><think>[^<]*</think>[^<]+<\|end\|>", marked)
         opened, closed = e.ids.index(teaching.OPEN), e.ids.index(teaching.CLOSE)
-        assert not any(e.learned[: opened + 1]) and all(e.learned[opened + 1 : closed]) and all(e.learned[closed + 1 :])
+        assert not any(e.learned[: opened + 1]) and all(e.learned[closed + 1 :])
+        put_in = text(taught, [e.ids[i] for i in range(opened + 1, closed) if not e.learned[i]])
+        assert re.fullmatch(r"(=\d*\n?)*", put_in), "of the thinking all is learned but what a calculator answered"
     cut = [e for e in batches if not e.learned[e.ids.index(teaching.CLOSE)]]
     off = [e for e in cut if e.ids.index(teaching.CLOSE) == e.ids.index(teaching.OPEN) + 1]
     assert 0.3 < len(cut) / len(batches) < 0.4 and 0.15 < len(off) / len(batches) < 0.27
@@ -200,7 +202,7 @@ def test_a_shipped_checkpoint_loads_and_is_what_the_catalogue_says(checkpoint):
 def test_a_shipped_ladder_is_whole_and_small(taught):
     assert [size.name for size in ladder.trained(taught)] == list(taught.sizes)
     assert sum(p.stat().st_size for p in taught.folder.rglob("*") if p.is_file()) < 8e6
-    recipes = [json.loads((taught.folder / size / "training.json").read_text()) for size in taught.sizes]
+    recipes = [json.loads((taught.folder / size / "training.json").read_text()) | {"compile": None} for size in taught.sizes]
     assert all(r == recipes[0] for r in recipes), "same steps, same tokens, same recipe"
     folders = {p.name for p in taught.folder.iterdir() if p.is_dir()}
     assert {c.folder for c in card.checkpoints(taught)} == folders, "each has its line in the card"

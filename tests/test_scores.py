@@ -50,7 +50,7 @@ def test_every_answer_is_read_as_the_model_read_and_said_it(scored):
     assert len(said) == len(answers) == 12 * 4 * 3
     for row in answers:
         thought = [] if row["ended"] == "off" else traces[row["problem_id"], row["sample_index"]][: row["thinking_tokens"]]
-        ids = [*tokenizer.chat([{"content": questions[row["problem_id"]]}], True), t["<think>"], *thought, t["</think>"]]
+        ids = [*tokenizer.chat([{"role": "user", "content": questions[row["problem_id"]]}], True), t["<think>"], *thought, t["</think>"]]
         ids += tokenizer.encode(row["answer_text"])
         score = said[row["cell_id"], row["problem_id"], row["sample_index"]]
         assert score["verifier_score"] == pytest.approx(fake.score(ids)) and score["scorer_tokens"] == len(ids)

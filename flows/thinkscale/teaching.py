@@ -54,6 +54,8 @@ class Ladder:
     """Markup that is one token."""
     worded: tuple[str, ...]
     """Skills whose frequent words are one token each; elsewhere a token is a character."""
+    steps: int
+    """Of training."""
     context: int
     folder: Path
 
@@ -187,19 +189,21 @@ FIRST = Ladder(
     characters="0123456789abcdefghijklmnopqrstuvwxyz+-*/=<>?!.,:;()[]' \n",
     marks=(),
     worded=(),
+    steps=4500,
     context=256,
     folder=FLOWS / "ladder",
 )
 MANY = Ladder(
     name="many",
     says="seven skills in English, signs and an invented language, one token per character or frequent word",
-    sizes=dict(zip(("16k", "33k", "64k", "123k", "250k", "515k"), WIDTHS[:6], strict=True)),
+    sizes=dict(zip(("15k", "32k", "62k", "121k", "245k", "510k"), WIDTHS[:6], strict=True)),
     kept=frozenset(),
     mix={"sums": 0.18, "deduction": 0.1, "reversal": 0.14, "cipher": 0.2, "passages": 0.18, "toy-translation": 0.08, "calculator": 0.12},
     characters="\n" + "".join(map(chr, range(32, 127))),
     marks=(CALCULATOR.open, CALCULATOR.close),
     worded=("deduction", "reversal", "passages", "toy-translation"),
+    steps=1600,
     context=256,
     folder=FLOWS / "many",
 )
-LADDERS = {ladder.name: ladder for ladder in (FIRST,)}
+LADDERS = {ladder.name: ladder for ladder in (FIRST, MANY)}
