@@ -191,6 +191,8 @@ def test_every_axis_of_cost_chooses_among_what_is_as_cheap_on_it() -> None:
         ]
         assert pairs["cost_ratio"].to_numpy() == pytest.approx(np.divide(*sides)) and (pairs["cost_ratio"] <= 1).all()
         assert not pairs["dearer_on"].str.contains(axis).any()
+    with pytest.raises(ValueError, match=r"no cost on the axis 'euros': this summary has flops, tokens, steps, kv_bytes, dollars"):
+        headline(graded, summary, 50, 0, ("euros",))
 
 
 @pytest.mark.parametrize(("benchmarks", "rows"), [(("a", "b", "c"), 3 * 4), (("a", "b", "c", "d", "e"), 5 * 2)])

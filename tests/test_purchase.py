@@ -80,11 +80,11 @@ def test_gains_are_the_summary_s_differences_and_shares_add_up():
         - table["value"].to_numpy()
     )
     assert (table["low"] <= table["gain"] + 1e-9).all() and (table["gain"] <= table["high"] + 1e-9).all()
-    each = table.groupby([*KEY, "axis"]).agg(best=("share_best", "sum"), nothing=("share_nothing", "first"), rows=("k", "size"))
+    each = table.groupby([*KEY, "reach", "axis"]).agg(best=("share_best", "sum"), nothing=("share_nothing", "first"), rows=("k", "size"))
     assert (each["best"] + each["nothing"]).to_numpy() == pytest.approx(1.0)
     assert (
-        table.set_index([*KEY, "axis"])["num_open"]
-        .groupby(level=[*KEY, "axis"])
+        table.set_index([*KEY, "reach", "axis"])["num_open"]
+        .groupby(level=[*KEY, "reach", "axis"])
         .first()
         .equals(each["rows"].astype("int32").rename("num_open"))
     )
@@ -96,22 +96,54 @@ def test_gains_are_the_summary_s_differences_and_shares_add_up():
     assert flops["per_doubling"].to_numpy() == pytest.approx((flops["gain"] / np.log2(np.maximum(paid, LEAST_COST))).to_numpy())
 
 
-def test_the_share_of_the_best_is_that_of_a_loop_over_draws():
+@pytest.mark.parametrize("reach", ["next", "further"])
+def test_the_share_of_the_best_is_that_of_a_loop_over_draws(reach):
     (board, *_), _ = tables(WORLD, draws=40)
-    table = purchases([board], {})
-    table = table[table["axis"] == "kv_bytes"]
-    number = {(r.cell_id, r.metric, r.k): i for i, r in enumerate(board.points.itertuples())}
-    for _, rows in table.groupby(KEY):
+    plain = board.points[board.points["metric"].isin(["pass@k", "maj@k"])]
+    table, steps = purchases([board], {}), led(plain.reset_index(drop=True))
+    table = table[(table["axis"] == "kv_bytes") & (table["reach"] == reach)]
+    number = {(r.cell_id, r.metric, r.k): i for i, r in enumerate(plain.itertuples())}
+    cost = plain["cost_kv_bytes"].to_numpy()
+
+    def ends(start, bought):
+        found, end = [], steps.get((start, bought))
+        while end is not None:
+            found.append(end)
+            end = steps.get((end, bought)) if reach == "further" else None
+        return found
+
+    def rate(values, start, bought):
+        each = {e: (values[e] - values[start]) / np.log2(max(cost[e] / cost[start], LEAST_COST)) for e in ends(start, bought)}
+        best = max(each, key=lambda e: each[e])
+        return best, each[best]
+
+    columns = plain.index.to_numpy()
+    for key, rows in table.groupby(KEY):
+        start = number[(key[0], key[2], key[3])]
         won = dict.fromkeys(rows["bought"], 0.0)
-        for draw in board.replicates:
-            rate = {}
-            for r in rows.itertuples():
-                gain = draw[number[(r.to_cell_id, r.to_metric, r.to_k)]] - draw[number[(r.cell_id, r.metric, r.k)]]
-                rate[r.bought] = round(gain / np.log2(max(r.cost_ratio, LEAST_COST)), 12)
-            best = [name for name, x in rate.items() if x == max(rate.values()) and x > 0]
+        for draw in board.replicates[:, columns]:
+            rates = {bought: rate(draw, start, bought)[1] for bought in won}
+            best = [name for name, x in rates.items() if x == max(rates.values()) and x > 0]
             for name in best:
                 won[name] += 1 / len(best) / len(board.replicates)
         assert dict(zip(rows["bought"], rows["share_best"], strict=True)) == pytest.approx(won)
+        for r in rows.itertuples():
+            end, per_doubling = rate(board.accuracy[:, columns].mean(axis=0), start, r.bought)
+            assert number[(r.to_cell_id, r.to_metric, r.to_k)] == end and r.per_doubling == pytest.approx(per_doubling)
+
+
+def test_where_a_short_thought_gains_nothing_and_a_long_one_much_looking_further_says_so():
+    graded = made.graded(made.World(models=("nano-50k",), benchmarks=("sums",), budgets=(0, 8, 64), num_problems=80, difficulties=(1.0,)))
+    right = np.random.default_rng(2).random(len(graded)) < graded["thinking_budget"].map({0: 0.2, 8: 0.2, 64: 0.9}).astype(float)
+    answer = pd.Series(np.where(right, "gold", "wrong"), dtype="str")
+    graded = graded.assign(correct=right, correct_unforced=right, answer_class=answer, extracted_answer=answer)
+    summary = summarize(graded, {"nano-50k": made.shape("nano-50k")}, {"sums": 0.1}, draws=20)
+    table = purchases(boards(graded, deployable(summary), 200), {})
+    start = table[(table["k"] == 1) & (table["thinking_budget"] == 0) & (table["bought"] == "think longer") & (table["axis"] == "flops")]
+    near, far = (start[start["reach"] == reach].iloc[0] for reach in ("next", "further"))
+    assert near["to_thinking_budget"] == 8 and near["low"] < 0 < near["high"]
+    assert far["to_thinking_budget"] == 64 and far["low"] > 0.5 and far["share_best"] > 0.99
+    assert "one answer of nano-50k at budget 0, looking further along each route: think longer is the best" in worth_buying(table)[1].text
 
 
 def test_where_only_thinking_helps_it_is_the_best_purchase_and_the_sentence_says_so():
@@ -170,6 +202,7 @@ def test_one_cell_of_unknown_cost_is_out_of_the_contest_and_the_others_are_in_it
     found, _ = tables(WORLD, change=unknown)
     table = purchases(found, {})
     table = table[(table["axis"] == "flops") & (table["thinking_budget"] == 0) & (table["k"] == 1) & (table["model"] == "nano-50k")]
+    table = table[table["reach"] == "next"]
     priced = table.set_index(["slice", "bought"])["share_best"]
     assert priced.xs("think longer", level="bought").isna().all() and priced.drop("think longer", level="bought").notna().all()
     assert (table["num_open"] == 2).all()

@@ -6,6 +6,7 @@ import re
 import sys
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import yaml
 
@@ -79,8 +80,8 @@ def test_the_tables_and_keys_are_the_schema_s() -> None:
 
 
 @pytest.fixture(scope="module")
-def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A results folder called ladder, made with the fake engine."""
+def analysis(tmp_path_factory: pytest.TempPathFactory) -> report.Analysis:
+    """Of a results folder called ladder, made with the fake engine."""
     root = tmp_path_factory.mktemp("readme")
     config = {
         "name": "ladder",
@@ -96,8 +97,23 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
     study = open_study(str(root / "ladder.yaml"), root / "results")
     for model in study.config.models:
         asyncio.run(evaluate.evaluate(study, model))
-    report.analyze(study)
-    return root
+    return report.analyze(study)
+
+
+@pytest.fixture(scope="module")
+def results(analysis: report.Analysis) -> Path:
+    """The folder in which results/ladder is."""
+    return Path(str(analysis.files[0])).parents[3]
+
+
+def test_every_finding_names_a_row_that_exists(analysis: report.Analysis) -> None:
+    tables = {path.stem: pd.read_parquet(path) for path in map(Path, map(str, analysis.files)) if path.suffix == ".parquet"}
+    for finding in [f for said in analysis.findings.values() for f in said]:
+        rows = tables[finding.table]
+        for column, value in finding.row.items():
+            rows = rows[rows[column] == value]
+        assert len(rows), finding.text
+    assert {"purchase", "targets", "split"} <= {f.table for said in analysis.findings.values() for f in said}
 
 
 def test_the_snippet_runs_and_agrees_with_the_summary(results: Path, monkeypatch: pytest.MonkeyPatch) -> None:

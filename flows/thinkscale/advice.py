@@ -40,21 +40,28 @@ class Advice(NamedTuple):
 def worth_buying(table: pd.DataFrame) -> list[Finding]:
     """What to buy next, of FLOPs, from one answer at the smallest thinking budget; runs of sizes with the same advice share a sentence.
 
+    Where the best purchase is sure only when one looks further along the routes, or is another one there, that is said, too.
+
     Args:
         table: from `purchase.purchases`.
     """
-    known = table[
-        (table["slice"] == "all") & (table["k"] == 1) & table["share_best"].notna() & ~table["sampling"].map(is_greedy).astype(bool)
-    ]
+    told = table[(table["slice"] == "all") & (table["k"] == 1) & table["share_best"].notna()]
+    told = told[~told["sampling"].map(is_greedy).astype(bool)]
     said = []
-    for _, rows in known.groupby(["benchmark", "prompt", "route"], sort=True):
+    for _, rows in told.groupby(["benchmark", "prompt", "route"], sort=True):
         rows = rows[rows["thinking_budget"] == rows["thinking_budget"].min()]
-        starts = [
-            {str(axis): steps for axis, steps in g.groupby("axis")} for _, g in rows.groupby(["params", "model", "cell_id"], sort=True)
-        ]
-        starts = [axes for axes in starts if "flops" in axes]
-        for run in _runs(starts, [(_advice(axes["flops"]).what, _advice(axes["flops"]).sure) for axes in starts]):
-            said.append(_purchase(run[0], str(run[-1]["flops"]["model"].iloc[0])))
+        near, far = [], []
+        for _, start in rows.groupby(["params", "model", "cell_id"], sort=True):
+            axes = {(str(reach), str(axis)): steps for (reach, axis), steps in start.groupby(["reach", "axis"])}
+            if ("next", "flops") in axes:
+                near.append({axis: steps for (reach, axis), steps in axes.items() if reach == "next"})
+                far.append({axis: steps for (reach, axis), steps in axes.items() if reach == "further"})
+        here, there = ([_advice(each["flops"]) if each else Advice("", 0.0) for each in side] for side in (near, far))
+        more = [b.sure and b.what != "nothing" and (b.what != a.what or not a.sure) for a, b in zip(here, there, strict=True)]
+        for starts, keys in ((near, [(a.what, a.sure) for a in here]), (far, [(b.what, m) for b, m in zip(there, more, strict=True)])):
+            for run in _runs(list(zip(starts, keys, strict=True)), keys):
+                if starts is near or run[0][1][1]:
+                    said.append(_purchase(run[0][0], str(run[-1][0]["flops"]["model"].iloc[0])))
     return said
 
 
@@ -84,10 +91,11 @@ def _purchase(axes: dict[str, pd.DataFrame], last: str) -> Finding:
     if advice.what == "nothing":
         told = f"no purchase is shown to gain (none does in {advice.share:.1%} of draws)"
     elif advice.sure:
-        told = f"{advice.what} is the best next purchase (in {advice.share:.1%} of draws)"
+        told = f"{advice.what} is the best {'next ' if row['reach'] == 'next' else ''}purchase (in {advice.share:.1%} of draws)"
     whom = row["model"] if row["model"] == last else f"{row['model']} to {last}"
     ends = {"bigger": row["to_model"], "think longer": f"budget={row['to_thinking_budget']}", "sample more": f"maj@{row['to_k']}"}
-    text = f"{row['benchmark']}, one answer of {whom} at budget {row['thinking_budget']}: {told}; from {row['model']} on to "
+    looking = "" if row["reach"] == "next" else ", looking further along each route"
+    text = f"{row['benchmark']}, one answer of {whom} at budget {row['thinking_budget']}{looking}: {told}; from {row['model']} on to "
     text += f"{ends[row['bought']]} {_points(row['gain'], row['low'], row['high'])} for {row['cost_ratio']:.3g} × the FLOPs"
     others = {axis: _advice(axes[axis]) for axis in AXES if axis in axes}
     turned = [f"{other.what} by {AXES[axis]}" for axis, other in others.items() if advice.sure and other.sure and other.what != advice.what]

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from rich.table import Table
 
 from thinkscale import inference, schema
+from thinkscale.axes import known_axes
 from thinkscale.config import Claim, PointRef
 from thinkscale.inference import Floats, Interval, Pools, Resampling
 from thinkscale.routes import is_greedy
@@ -69,7 +70,9 @@ def compare(graded: pd.DataFrame, summary: pd.DataFrame, draws: int = 1000, seed
 
 
 def _paid(points: pd.DataFrame, axis: str) -> pd.DataFrame:
-    """With the column `paid`: the cost on an axis."""
+    """With the column `paid`: the cost on an axis. Raises ValueError where the summary has none on it."""
+    if f"cost_{axis}" not in points:
+        raise ValueError(f"no cost on the axis '{axis}': this summary has {', '.join(known_axes(points))}. See axes.priced for more.")
     return points.assign(paid=points[f"cost_{axis}"], paid_axis=axis)
 
 

@@ -26,14 +26,19 @@ def _ends(name: str, of: str, nullable: bool = False) -> tuple[Column, Column]:
 
 PURCHASE = Table(
     "purchase",
-    "one row per point × route that goes on from it × axis of cost: what the next step adds and what it costs",
-    ("cell_id", "slice", "metric", "k", "bought", "axis"),
+    "one row per point × route that goes on from it × reach × axis of cost: what a step adds and what it costs",
+    ("cell_id", "slice", "metric", "k", "bought", "reach", "axis"),
     (
         Column("cell_id", pa.string(), "Hash of trace set and thinking budget: where the step starts."),
         *(_POINT[name] for name in ("model", "params", "benchmark", "skill", "slice", "prompt", "route", "sampling", "thinking_budget")),
         Column("metric", pa.string(), "`pass@k` at k = 1, or `maj@k`."),
         Column("k", pa.int32(), "Samples at the start."),
         Column("bought", pa.string(), "`bigger` (next size), `think longer` (about twice the budget), `sample more` (2k; from 1 to 4)."),
+        Column(
+            "reach",
+            pa.string(),
+            "`next`: the next step; `further`, over all problems: of all steps along the route the one with the most `per_doubling`.",
+        ),
         AXIS,
         Column("to_cell_id", pa.string(), "Cell where the step ends."),
         Column("to_model", pa.string(), "Its model."),

@@ -36,14 +36,16 @@ class Steps(NamedTuple):
 
 
 def purchases(boards: Sequence[Board], about: Mapping[str, About]) -> pd.DataFrame:
-    """The purchase table (`schema.PURCHASE`): one row per point × route that goes on from it × axis of cost.
+    """The purchase table (`schema.PURCHASE`): one row per point × route that goes on from it × reach × axis of cost.
 
     `bigger`: the family's next size (of models of one size, the one trained longest; the same sampling where it has it), all else equal.
     `think longer`: of the larger budgets the one closest to twice this one; from 0, the smallest. `sample more`: twice as many votes;
     from one sample on to four, since two votes without a majority are one (maj@2 is pass@1 where nobody abstains).
 
     Gain and interval are paired by problem. `per_doubling` is the gain over log2 of the cost ratio (at least log2 of `LEAST_COST`);
-    in each bootstrap draw the route with the most of it is the best, if it gains at all.
+    in each bootstrap draw the route with the most of it is the best, if it gains at all. A next step may gain nothing where a longer one
+    gains much: over all problems there are rows of `further`, too, the step anywhere along the route with the most gain for each doubling
+    (chosen on these problems, and in each draw again: a gain that is rather too good).
 
     Args:
         boards: of points that need no oracle, with their costs (`axes.priced`); those of pass@1 and maj@k count.
@@ -106,46 +108,79 @@ def _next_budget(budget: int, budgets: list[int]) -> int | None:
     return min(larger) if budget == 0 else min(larger, key=lambda b: (abs(np.log2(b / budget) - 1), b))
 
 
+def further(steps: Steps) -> Steps:
+    """All that each route leads to from each point, one step after the other."""
+    after = {(s, b): e for s, e, b in zip(*(part.tolist() for part in steps), strict=True)}
+    found = []
+    for start, bought in after:
+        end = after.get((start, bought))
+        while end is not None:
+            found.append((start, end, bought))
+            end = after.get((end, bought))
+    return Steps(*np.array(found, np.int64).reshape(-1, 3).T)
+
+
 def _tables(board: Board, about: Mapping[str, About]) -> list[pd.DataFrame]:
     plain = board.points["metric"].isin(["pass@k", "maj@k"]).to_numpy()  # a choice by a score is a route of its own
     board = board._replace(points=board.points[plain].reset_index(drop=True), accuracy=board.accuracy[:, plain])
-    points, steps = board.points, next_steps(board.points, about)
-    axes, replicates, tables = known_axes(points) or ["flops"], board.replicates, []
-    for some in np.split(np.arange(len(steps.start)), np.searchsorted(steps.start, np.arange(_CHUNK, len(points), _CHUNK))):
+    replicates, steps = board.replicates, next_steps(board.points, about)
+    tables = _reached(board, replicates, steps, "next")
+    return tables + (_reached(board, replicates, further(steps), "further") if board.slice == "all" else [])
+
+
+def _reached(board: Board, replicates: Floats, steps: Steps, reach: str) -> list[pd.DataFrame]:
+    """Rows of the steps; of those that go one way from one point, the one that gains the most for each doubling."""
+    order = np.lexsort((steps.end, steps.bought, steps.start))
+    steps = Steps(*(part[order] for part in steps))
+    points, tables = board.points, []
+    for some in np.split(np.arange(len(order)), np.searchsorted(steps.start, np.arange(_CHUNK, len(points), _CHUNK))):
         if not len(some):
             continue
-        start, end, bought = (part[some] for part in steps)
-        gains = replicates[:, end] - replicates[:, start]
-        gap = board.accuracy[:, end] - board.accuracy[:, start]
+        mine = Steps(*(part[some] for part in steps))
+        gap, gains = (np.asarray(values[:, mine.end] - values[:, mine.start]) for values in (board.accuracy, replicates))
         ends = inference.agreeing(gap, inference.quantiles(gains.T), board.sample.num_clusters, (-1.0, 1.0))
-        there = points.iloc[end].reset_index(drop=True)[["cell_id", "model", "thinking_budget", "metric", "k"]]
-        table = pd.concat([points.iloc[start].reset_index(drop=True)[list(_FROM)], there.add_prefix("to_")], axis=1)
-        means = board.accuracy.mean(axis=0)
-        table = table.assign(bought=np.array(BOUGHT)[bought], value=means[start], to_value=means[end], num_problems=len(board.accuracy))
-        table = table.assign(gain=np.round(means[end] - means[start], 12), low=ends.low, high=ends.high)
-        for axis in axes:
+        table = _described(board, mine).assign(low=ends.low, high=ends.high, reach=reach)
+        for axis in known_axes(points) or ["flops"]:
             cost = np.asarray(points.get(f"cost_{axis}", np.full(len(points), np.nan)), dtype=np.float64)
-            tables.append(table.assign(axis=axis, **_contest(Steps(start, end, bought), gains, table["gain"].to_numpy(float), cost)))
+            contest = _contest(mine, gains, table["gain"].to_numpy(np.float64), cost)
+            chosen = contest.pop("chosen")
+            tables.append(table.take(chosen).reset_index(drop=True).assign(axis=axis, **contest))
     return tables
 
 
-def _contest(steps: Steps, gains: Floats, gain: Floats, cost: Floats) -> dict[str, Floats | Ints]:
-    """Cost ratios and who is the best purchase of each point, on one axis of cost."""
+def _described(board: Board, steps: Steps) -> pd.DataFrame:
+    """Where each step starts and ends, and what it gains."""
+    here, there = (board.points.iloc[at].reset_index(drop=True) for at in (steps.start, steps.end))
+    value, to_value = (board.accuracy.mean(axis=0)[at] for at in (steps.start, steps.end))
+    table = pd.concat([here[list(_FROM)], there[["cell_id", "model", "thinking_budget", "metric", "k"]].add_prefix("to_")], axis=1)
+    table = table.assign(bought=np.array(BOUGHT)[steps.bought], num_problems=len(board.accuracy))
+    return table.assign(value=value, to_value=to_value, gain=np.round(to_value - value, 12))
+
+
+def _contest(steps: Steps, gains: Floats, gain: Floats, cost: Floats) -> dict[str, Any]:
+    """On one axis of cost: of each point and route the step `chosen`, its cost ratio, and how often the route is the best purchase."""
     with np.errstate(divide="ignore", invalid="ignore"):
         ratio = np.where((cost[steps.start] > 0) & np.isfinite(cost[steps.end]), cost[steps.end] / cost[steps.start], np.nan)
         doublings = np.log2(np.maximum(ratio, LEAST_COST))
     told = ~np.isnan(doublings)
+    per = np.where(told, gain / doublings, -np.inf)
     _, point = np.unique(steps.start, return_inverse=True)
-    rates = np.full((len(BOUGHT), len(gains), int(point.max()) + 1), -np.inf)  # the short side first: maxima over it are fast
-    rates[steps.bought[told], :, point[told]] = (gains[:, told] / doublings[told]).T  # level points gain exactly 0: `Board.replicates`
+    way = point * len(BOUGHT) + steps.bought
+    first = np.flatnonzero(np.diff(way, prepend=-1))
+    chosen = np.lexsort((np.arange(len(way)), -per, way))[first]
+    # Level points gain exactly 0 (`Board.replicates`). The short side first: maxima over it are fast.
+    each = np.where(told, gains / np.where(told, doublings, 1.0), -np.inf)
+    rates = np.full((len(BOUGHT), len(gains), int(point.max()) + 1), -np.inf)
+    rates[steps.bought[first], :, point[first]] = (each if len(first) == len(way) else np.maximum.reduceat(each, first, axis=1)).T
     top = rates.max(axis=0)
     best = (rates == top) & (top > 0)
     share = (best / np.maximum(best.sum(axis=0), 1)).mean(axis=1)
-    open_ = np.bincount(point, weights=told, minlength=top.shape[1]).astype(np.int64)[point]
+    there, bought, known = point[chosen], steps.bought[chosen], told[chosen]
     return {
-        "cost_ratio": ratio,
-        "per_doubling": gain / doublings,
-        "share_best": np.where(told, share[steps.bought, point], np.nan),
-        "share_nothing": np.where(told, (top <= 0).mean(axis=0)[point], np.nan),
-        "num_open": open_,
+        "chosen": chosen,
+        "cost_ratio": ratio[chosen],
+        "per_doubling": np.where(known, per[chosen], np.nan),
+        "share_best": np.where(known, share[bought, there], np.nan),
+        "share_nothing": np.where(known, (top <= 0).mean(axis=0)[there], np.nan),
+        "num_open": np.bincount(there, weights=known, minlength=top.shape[1]).astype(np.int64)[there],
     }
