@@ -154,16 +154,15 @@ def draw_meeting(rng: random.Random, meetings: int) -> Draft:
     pairs = list(zip(people[::2], people[1::2], strict=True))
     told = [f"On {d}, {a} met {b} in the {p} and gave {b} a {t}." for (a, b), p, d, t in zip(pairs, places, days, things, strict=True)]
     (a, b), place, day, thing = pairs[0], places[0], days[0], things[0]
+    either = (f"{a} met {b}", f"{b} met {a}")
     question, answer, *also = rng.choice(
         (
-            (f"Where did {a} meet {b}?", place, f"in the {place}", f"{a} met {b} in the {place}", f"{b} met {a} in the {place}"),
+            (f"Where did {a} meet {b}?", place, f"in the {place}", *(f"{met} in the {place}" for met in either)),
             (
                 f"On which day did {a} meet {b}?",
                 day,
                 f"on {day}",
-                f"on {day} {a} met {b}",
-                f"{a} met {b} on {day}",
-                f"{b} met {a} on {day}",
+                *(text for met in either for text in (f"on {day} {met}", f"{met} on {day}")),
             ),
             (f"What did {a} give to {b}?", thing, f"{a} gave {b} a {thing}", f"{a} gave a {thing} to {b}"),
             (f"Who gave {b} a {thing}?", a, f"{a} gave {b} a {thing}", f"{a} gave a {thing} to {b}", f"{a} gave {b} the {thing}"),
