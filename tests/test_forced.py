@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from fake_vllm import CHARACTERS
-from fakes import Toy, files, generator, rows, run_fake, study
+from fakes import Toy, eventually, files, generator, processes, rows, run_fake, start_child, study
 from thinkscale.endpoint import ResponseInvalid
 from thinkscale.forced import brier, letters, probabilities, right_choice, teacher_forced
 from thinkscale.generate import AnswerKey
@@ -102,8 +102,7 @@ def test_answers_drawn_before_are_scored_without_drawing_them_again(later, score
     assert not any(s.draw or s.extend or s.answers for s in shards) and sum(len(s.forced) for s in shards) == ANSWERS
     after = files(opened)
     assert after == before, "parts that were there stay byte for byte"
-    scores = [{k: v for k, v in row.items() if k not in ("trace_set_id", "cell_id")} for row in rows(opened, "forced")]
-    assert scores == [{k: v for k, v in row.items() if k not in ("trace_set_id", "cell_id")} for row in rows(scored, "forced")]
+    assert rows(opened, "forced") == rows(scored, "forced")
     assert not owed_shards(opened, MODEL) and [r.to_score for r in plan(opened)] == [0, 0]
 
 
@@ -126,6 +125,18 @@ def test_more_samples_owe_their_scores_and_no_others(later, tmp_path):
     shards = owed_shards(more, MODEL)
     assert sum(len(s.answers) for s in shards) == sum(len(s.forced) for s in shards) == 2 * 6 * 3
     assert {key.sample_index for s in shards for key in s.forced} == {4}
+
+
+def test_a_run_killed_before_its_scores_were_written_owes_them_alone(tmp_path, scored):
+    opened = study(tmp_path, gold_logprob=True, **TASKS)
+    start_child(opened, ("forced", 2)).communicate(timeout=120)
+    assert eventually(lambda: not processes(opened), 30)
+    before, shards = files(opened), owed_shards(opened, MODEL)
+    assert any(s.forced and not (s.draw or s.answers) for s in shards)
+    run_fake(opened)
+    after = files(opened)
+    assert {name: after[name] for name in before} == before and not owed_shards(opened, MODEL)
+    assert rows(opened, "forced") == rows(scored, "forced")
 
 
 def test_a_torn_trace_takes_its_scores_along_and_both_are_made_again(tmp_path):

@@ -49,15 +49,19 @@ def test_the_prepared_model_answers_through_its_chat_template_and_thinks_in_pros
     again = subprocess.run([*PREPARE, NAME], check=True, capture_output=True, text=True)
     assert "there already" in again.stdout
     fields = yaml.safe_load((FLOWS / "experiments" / "smollm2.yaml").read_text())
-    first = next(iter(fields["benchmarks"]))
-    fields |= {"benchmarks": {first: {"problems": 6}}, "thinking_budgets": [0, 24], "num_samples": 2, "shard_problems": 6, "claims": []}
+    some = {name: {**use, "problems": 4} for name, use in fields["benchmarks"].items()}
+    fields |= {"benchmarks": some, "thinking_budgets": [0, 16], "num_samples": 2, "claims": []}
     (tmp_path / "some.yaml").write_text(yaml.safe_dump({**fields, "name": "some"}))
     opened = open_study(str(tmp_path / "some.yaml"), tmp_path)
     asyncio.run(evaluate.evaluate(opened, NAME))
     assert owed_shards(opened, NAME) == []
     graded = read_graded(tmp_path / "some")
-    assert len(graded) == 6 * 2 * 2 and set(graded["model"]) == {NAME}
+    assert len(some) == 3 and len(graded) == 3 * 4 * 2 * 2 and set(graded["model"]) == {NAME}
     traces = opened.store.read("samples", ["thinking", "ended"]).to_pylist()
     assert {t["ended"] for t in traces} <= {"eos", "cut"}, "a model without tags is ended by its end of text, or by us"
     assert all("<|im_start|>" not in t["thinking"] and "<|im_end|>" not in t["thinking"] for t in traces)
     assert (graded["status"] == "answered").mean() > 0.3
+    assert (graded["gold_logprob"] < 0).all() and set(graded[graded["brier"].notna()]["benchmark"]) == {"whereabouts"}
+    choices = graded[graded["benchmark"] == "whereabouts"]
+    assert choices["brier"].between(0, 2).all() and choices["right_prob"].between(0.01, 0.99).all(), "no letter is out of the question"
+    assert all(len(p) == 4 and abs(sum(p) - 1) < 1e-9 for p in choices["choice_probs"])

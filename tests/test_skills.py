@@ -96,6 +96,21 @@ def test_a_passage_leads_from_who_is_asked_to_the_place() -> None:
         assert len(re.findall("is in the", problem.question)) == CHAINS
 
 
+def test_a_meeting_is_asked_after_in_words_that_are_told_and_a_sentence_answers_too() -> None:
+    kinds = Counter()
+    for problem in KNOWN["meetings"].load(60, 0):
+        *told, question = re.split(r"(?<=\.) (?=On |Who |What |Where )", problem.question)
+        facts = [re.fullmatch(r"On (\w+), (\w+) met (\w+) in the (\w+) and gave \3 a (\w+)\.", sentence).groups() for sentence in told]
+        (fact,) = [f for f in facts if (f[4] if question.startswith("Who") else f[1]) in question and f[2] in question]
+        day, giver, taker, place, thing = fact
+        assert problem.answer == {"On": day, "Where": place, "What": thing, "Who": giver}[question.split(" ")[0]]
+        assert len(facts) == problem.difficulty
+        for answer, right in ((f"{giver} gave {taker} a {thing}.", question.split(" ")[0] in ("What", "Who")), (f"{taker}", False)):
+            assert grade("f1", f" {answer}", problem, truncated=False).correct == right
+        kinds[question.split(" ")[0]] += 1
+    assert len(kinds) == 4
+
+
 def test_whereabouts_are_said_once_and_the_letter_is_that_of_the_place() -> None:
     letters = Counter()
     for problem in KNOWN["whereabouts"].load(80, 0):

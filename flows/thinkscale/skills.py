@@ -141,6 +141,40 @@ def draw_passage(rng: random.Random, hops: int) -> Draft:
     return Draft(f"{' '.join(sentences)} where is {chains[0][0]}?", " ".join(links), places[0])
 
 
+DAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
+THINGS = ("book", "ball", "hat", "cake", "lamp", "ring", "rose", "coin", "cup", "map")
+TOLD = 5
+"""Words that a meeting's sentence tells, one of which is asked after."""
+
+
+def draw_meeting(rng: random.Random, meetings: int) -> Draft:
+    """Who met whom, when and where, and gave what: one hop, asked after one of them. Worked: the sentence. A sentence as answer counts too.
+
+    Easier than a passage, and in the words of every day: for small models of natural text.
+    """
+    people, places = [who.capitalize() for who in rng.sample(PEOPLE, 2 * meetings)], rng.sample(PLACES, meetings)
+    days, things = rng.sample(DAYS, meetings), rng.sample(THINGS, meetings)
+    pairs = list(zip(people[::2], people[1::2], strict=True))
+    told = [f"On {d}, {a} met {b} in the {p} and gave {b} a {t}." for (a, b), p, d, t in zip(pairs, places, days, things, strict=True)]
+    (a, b), place, day, thing = pairs[0], places[0], days[0], things[0]
+    either = (f"{a} met {b}", f"{b} met {a}")
+    question, answer, *also = rng.choice(
+        (
+            (f"Where did {a} meet {b}?", place, f"in the {place}", *(f"{met} in the {place}" for met in either)),
+            (
+                f"On which day did {a} meet {b}?",
+                day,
+                f"on {day}",
+                *(text for met in either for text in (f"on {day} {met}", f"{met} on {day}")),
+            ),
+            (f"What did {a} give to {b}?", thing, f"{a} gave {b} a {thing}", f"{a} gave a {thing} to {b}"),
+            (f"Who gave {b} a {thing}?", a, f"{a} gave {b} a {thing}", f"{a} gave a {thing} to {b}", f"{a} gave {b} the {thing}"),
+        )
+    )
+    text = " ".join(rng.sample(told, meetings))
+    return Draft(f"{text} {question}", told[0], answer, json.dumps({"answers": [answer, *also]}))
+
+
 # --- multiple choice ---
 
 OPTIONS = 4
@@ -265,6 +299,7 @@ SKILLS: dict[str, Generated] = {
         Generated("reversal", "word manipulation", "exact", 0.0, (4, 5, 6, 7, 8), 1, 12, draw_reversal),
         Generated("cipher", "in-context learning", "exact", 1 / len(CIPHER_LETTERS) ** CIPHER_LENGTH, (1, 2, 4, 8), 1, 40, draw_cipher),
         Generated("passages", "reading comprehension", "f1", 1 / CHAINS, (1, 2, 3, 4), 1, 60, draw_passage),
+        Generated("meetings", "reading comprehension", "f1", (1 / TOLD + 1 / TOLD / 2) / 2, (1, 2), 1, 50, draw_meeting),
         Generated("whereabouts", "reading, multiple choice", "choice", 1 / OPTIONS, (1, 2, 3, 4), 1, 70, draw_whereabouts),
         Generated("toy-translation", "translation", "chrf", 0.0, (3, 4, 5, 6, 7), 1, 12, draw_translation),
         Generated("calculator", "tool use", "number", 0.0, (1, 2, 3, 4), 1, 20, draw_calculation),
