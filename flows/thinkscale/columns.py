@@ -27,6 +27,7 @@ TableName = Literal[
     "emergence",
     "thresholds",
     "calibration",
+    "adaptive",
     "scaling",
     "forecast",
 ]

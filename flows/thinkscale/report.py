@@ -17,6 +17,7 @@ from rich.table import Table as RichTable
 from upath import UPath
 
 from thinkscale import scores
+from thinkscale.adaptive import adaptive
 from thinkscale.calibration import calibration, confident_before_onset
 from thinkscale.compare import claims, compare, comparison_table, headline
 from thinkscale.compliance import compliance, compliance_table
@@ -145,7 +146,7 @@ def who_wins(graded: pd.DataFrame, summary: pd.DataFrame, seed: int) -> Conclude
 
 
 def what_emerges(study: Study, graded: pd.DataFrame, summary: pd.DataFrame, bits: Mapping[str, float | None]) -> Concluded:
-    """Tables `emergence`, `thresholds`, `calibration`, the figure of skills and loss over size, sentences; writes the figure alone."""
+    """Tables `emergence`, `thresholds`, `calibration`, `adaptive`, the figure over size, sentences; writes the figure alone."""
     seed, models = study.config.engine.seed, study.catalogue.models
     about = {name: About(models[name].family, models[name].training_tokens, bits[name]) for name in study.config.models}
     curves = skill_curves(graded, summary, {name: b.chance for name, b in study.known.items()}, about, seed)
@@ -154,6 +155,7 @@ def what_emerges(study: Study, graded: pd.DataFrame, summary: pd.DataFrame, bits
     figure = emergence_over_size(emerged, curves, study.store.root / "plots" / "emergence-over-size.png", "What emerges where over size?")
     tables: dict[TableName, pd.DataFrame] = {"emergence": emerged, "thresholds": thresholds(curves, PUBLISHED_DRAWS, seed)}
     tables["calibration"] = calibration(graded, PUBLISHED_DRAWS, seed)
+    tables["adaptive"] = adaptive(graded, {name: models[name].shape for name in study.config.models}, draws=PUBLISHED_DRAWS, seed=seed)
     return Concluded(
         "What emerges where over size?",
         tables,

@@ -7,11 +7,12 @@ What it does not do: read or write anything (see `store`), or compute any value 
 import pyarrow as pa
 
 from thinkscale.columns import TRACE_SET, Column, Table, TableName, id_type
-from thinkscale.conclusions import CALIBRATION, EMERGENCE, MEMBERSHIP, REGIONS, THRESHOLDS
+from thinkscale.conclusions import ADAPTIVE, CALIBRATION, EMERGENCE, MEMBERSHIP, REGIONS, THRESHOLDS
 from thinkscale.extrapolations import FORECAST, SCALING
 from thinkscale.points import CLAIMS, COMPARISON, COMPLIANCE, HEADLINE, SUMMARY
 
 __all__ = [  # also those declared elsewhere
+    "ADAPTIVE",
     "CALIBRATION",
     "CLAIMS",
     "COMPARISON",
@@ -257,5 +258,19 @@ SCORES = Table(
 )
 
 _DRAWN = (PROBLEMS, SAMPLES, ANSWERS, GRADES, ENGINE, LOSS, SCORES)
-_COMPUTED = (SUMMARY, COMPLIANCE, COMPARISON, HEADLINE, REGIONS, MEMBERSHIP, CLAIMS, EMERGENCE, THRESHOLDS, CALIBRATION, SCALING, FORECAST)
+_COMPUTED = (
+    SUMMARY,
+    COMPLIANCE,
+    COMPARISON,
+    HEADLINE,
+    REGIONS,
+    MEMBERSHIP,
+    CLAIMS,
+    EMERGENCE,
+    THRESHOLDS,
+    CALIBRATION,
+    ADAPTIVE,
+    SCALING,
+    FORECAST,
+)
 TABLES: dict[str, Table] = {t.name: t for t in (*_DRAWN, *_COMPUTED)}
