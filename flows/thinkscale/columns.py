@@ -31,6 +31,7 @@ TableName = Literal[
     "emergence",
     "thresholds",
     "calibration",
+    "adaptive",
     "scaling",
     "forecast",
     "coverage",

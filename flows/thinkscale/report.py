@@ -17,6 +17,7 @@ from rich.table import Table as RichTable
 from upath import UPath
 
 from thinkscale import scores
+from thinkscale.adaptive import adaptive
 from thinkscale.advice import beyond_samples, cheapest_ways, how_to_split, worth_buying
 from thinkscale.axes import AXES, known_axes, priced
 from thinkscale.boards import Board, boards
@@ -188,7 +189,7 @@ def known_about(study: Study, bits: Mapping[str, float | None]) -> dict[str, Abo
 
 
 def what_emerges(study: Study, graded: pd.DataFrame, summary: pd.DataFrame, bits: Mapping[str, float | None]) -> Concluded:
-    """Tables `emergence`, `thresholds`, `calibration`, the figure of skills and loss over size, sentences; writes the figure alone."""
+    """Tables `emergence`, `thresholds`, `calibration`, `adaptive`, the figure over size, sentences; writes the figure alone."""
     seed = study.config.engine.seed
     curves = skill_curves(graded, summary, {name: b.chance for name, b in study.known.items()}, known_about(study, bits), seed)
     log.info("looking for emergence on %s curves", f"{len(curves):,}")
@@ -196,6 +197,7 @@ def what_emerges(study: Study, graded: pd.DataFrame, summary: pd.DataFrame, bits
     figure = emergence_over_size(emerged, curves, study.store.root / "plots" / "emergence-over-size.png", "What emerges where over size?")
     tables: dict[TableName, pd.DataFrame] = {"emergence": emerged, "thresholds": thresholds(curves, PUBLISHED_DRAWS, seed)}
     tables["calibration"] = calibration(graded, PUBLISHED_DRAWS, seed)
+    tables["adaptive"] = adaptive(graded, {name: models[name].shape for name in study.config.models}, draws=PUBLISHED_DRAWS, seed=seed)
     return Concluded(
         "What emerges where over size?",
         tables,

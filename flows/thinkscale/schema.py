@@ -7,12 +7,13 @@ What it does not do: read or write anything (see `store`), or compute any value 
 import pyarrow as pa
 
 from thinkscale.columns import TRACE_SET, Column, Table, TableName, id_type
-from thinkscale.conclusions import CALIBRATION, EMERGENCE, MEMBERSHIP, REGIONS, THRESHOLDS
+from thinkscale.conclusions import ADAPTIVE, CALIBRATION, EMERGENCE, MEMBERSHIP, REGIONS, THRESHOLDS
 from thinkscale.decisions import PURCHASE, SPLIT, TARGETS
 from thinkscale.extrapolations import COVERAGE, FORECAST, SCALING
 from thinkscale.points import CLAIMS, COMPARISON, COMPLIANCE, HEADLINE, SUMMARY
 
 __all__ = [  # also those declared elsewhere
+    "ADAPTIVE",
     "CALIBRATION",
     "CLAIMS",
     "COMPARISON",
@@ -333,6 +334,7 @@ _COMPUTED = (
     EMERGENCE,
     THRESHOLDS,
     CALIBRATION,
+    ADAPTIVE,
     SCALING,
     FORECAST,
     COVERAGE,

@@ -75,7 +75,7 @@ def summarize(
         for name in rows[column].unique():
             if name not in known:
                 raise TableError(f"summarize: no {what} given for {column} '{name}'.{nearest(str(name), known)}")
-    flops = _flops(graded, shapes)
+    flops = row_flops(graded, shapes)
     flops["scorer_flops"] = graded["scorer_flops"].to_numpy(dtype=np.float64) if "scorer_flops" in graded else np.full(len(graded), np.nan)
     means = ("prompt_tokens", "completion_tokens", "thinking_tokens", "closed", "no_answer", *flops)
     cells = measure(graded.assign(**flops), (*means, *(name for name in ("right_prob", "brier") if name in graded)), seed)
@@ -266,7 +266,8 @@ def _cell_rows(cell: Cell, slice_: Slice, chance: Mapping[str, float]) -> Iterat
         }
 
 
-def _flops(graded: pd.DataFrame, shapes: Mapping[str, Shape]) -> dict[str, Floats]:
+def row_flops(graded: pd.DataFrame, shapes: Mapping[str, Shape]) -> dict[str, Floats]:
+    """FLOPs and memory traffic of each row as columns `prefill_flops`, `decode_flops`, `kv_bytes`; NaN where they are not known."""
     prefill, decode, read = (np.full(len(graded), np.nan) for _ in range(3))
     model = graded["model"].astype("category").cat.remove_unused_categories()
     for code, name in enumerate(model.cat.categories):

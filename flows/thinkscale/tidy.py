@@ -123,6 +123,11 @@ def checked(graded: pd.DataFrame) -> pd.DataFrame:
     if graded.empty:
         raise TableError("graded: no rows. Nothing has been answered and graded yet: run the sweep first.")
     rows = graded.reset_index(drop=True)
+    if "stopped" in rows:
+        told = (
+            "drawing was stopped because of the answers: no estimate here is right for such rows. Draw the rest, or leave the problem out"
+        )
+        refuse(rows, rows["stopped"].astype(bool), told)
     for column in _NEEDED:
         if column not in _MAY_BE_NULL:
             refuse(rows, rows[column].isna(), f"{column} is null")

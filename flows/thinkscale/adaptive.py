@@ -1,0 +1,153 @@
+"""Sampling until the vote is settled, replayed on samples that were all drawn: accuracy and samples used at each confidence.
+
+Why: a problem on which the samples agree needs few of them; what stopping saves, and what it costs in accuracy, is a point of its own on
+the axis of compute (Adaptive-Consistency: Aggarwal et al. 2023, arXiv:2305.11860).
+The rule: after each sample, v of which voted for the leading answer and w for the second, stop when P(the first is the more probable of the
+two) is at least the confidence, with a uniform prior: that a Beta(v + 1, w + 1) is above a half. Samples are alike, so n of them in random
+order have the law of n as they would come: the replay is unbiased for drawing so with at most n.
+What it does not do: stop any drawing. A sample count that the answers decided is no n of a binomial: pass@k, maj@k, best-of-k, votes, their
+intervals, calibration and everything made from them are wrong on stopped data, whose rows (`stopped`: true) are refused everywhere
+(`tidy.checked`); fixed-n and stopped data never meet in one estimate.
+"""
+
+from collections.abc import Mapping, Sequence
+from itertools import permutations
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+from numpy.typing import ArrayLike
+from scipy.special import betainc
+
+from thinkscale import schema
+from thinkscale.config import Shape
+from thinkscale.inference import Floats, Ints, Pools, generator, interval
+from thinkscale.summarize import row_flops, typed
+from thinkscale.tidy import checked
+
+CONFIDENCES = (0.8, 0.9, 0.95, 0.99)
+_FACTS = ("cell_id", "model", "params", "benchmark", "skill", "prompt", "route", "sampling", "thinking_budget")
+_WHOLE = 6  # samples up to which all orders are looked at: 720
+_ORDERS = 256
+
+
+class Replay(NamedTuple):
+    """One problem under one confidence, means over orders of its samples."""
+
+    value: float
+    """P(the vote at the stop is right), ties in expectation; no vote is wrong."""
+    used: float
+    """Samples drawn."""
+    spent: float
+    """Cost of those."""
+    error: float
+    """Standard error of `value` from drawing orders; 0 where all were looked at."""
+
+
+def settled(first: ArrayLike, second: ArrayLike) -> Floats:
+    """P(the leading answer is the more probable of the first two) after so many votes for each, with a uniform prior."""
+    return np.asarray(betainc(np.asarray(second) + 1.0, np.asarray(first) + 1.0, 0.5), dtype=np.float64)
+
+
+def replay(
+    answer_class: Sequence[Any], correct: ArrayLike, cost: ArrayLike, confidences: Sequence[float], seed: int | str = 0
+) -> list[Replay]:
+    """Draw the samples of one problem in random order until the vote is settled, or all are drawn.
+
+    Args:
+        answer_class: of each sample; null abstains: it is drawn and paid for, and votes for nothing.
+        correct: of each sample; a class is right or wrong, never both.
+        cost: of each sample.
+        confidences: at which drawing stops, one replay each.
+        seed: fixes the orders, which are all of them for up to six samples.
+    """
+    label = pd.factorize(pd.Series(list(answer_class), dtype=object))[0]
+    classes, n = max(1, int(label.max(initial=-1)) + 1), len(label)
+    right = np.bincount(label[label >= 0], weights=np.asarray(correct, float)[label >= 0], minlength=classes) > 0
+    order = _orders(n, seed)
+    drawn = label[order]
+    votes = np.cumsum((drawn[:, :, None] == np.arange(classes)).astype(np.int64), axis=1)  # orders × samples drawn × classes
+    leading = votes.max(axis=2)
+    second = np.partition(votes, -2, axis=2)[:, :, -2] if classes > 1 else np.zeros_like(leading)
+    sure = settled(leading, second)
+    tied = (votes == leading[:, :, None]) & (leading > 0)[:, :, None]
+    share = (tied & right).sum(axis=2) / np.maximum(tied.sum(axis=2), 1)
+    spent = np.cumsum(np.asarray(cost, float)[order], axis=1)
+    found, rows = [], np.arange(len(order))
+    for confidence in confidences:
+        stops = sure >= confidence
+        stops[:, -1] = True
+        at = stops.argmax(axis=1)
+        value = share[rows, at]
+        error = 0.0 if n <= _WHOLE else float(value.std() / np.sqrt(len(order)))
+        found.append(Replay(float(value.mean()), float(at.mean() + 1), float(spent[rows, at].mean()), error))
+    return found
+
+
+def _orders(n: int, seed: int | str) -> Ints:
+    if n <= _WHOLE:
+        return np.array(list(permutations(range(n))), np.int64)
+    return generator(seed, "adaptive").random((_ORDERS, n)).argsort(axis=1).astype(np.int64)
+
+
+def adaptive(
+    graded: pd.DataFrame,
+    shapes: Mapping[str, Shape],
+    confidences: Sequence[float] = CONFIDENCES,
+    draws: int = 1000,
+    seed: int | str = 0,
+) -> pd.DataFrame:
+    """The adaptive table (`schema.ADAPTIVE`): one row per cell and confidence, of cells with equally many samples, two or more.
+
+    Args:
+        graded: one row per answer, drawn with a fixed number of samples.
+        shapes: of each model whose tokens are known.
+        confidences: at which drawing stops.
+        draws: bootstrap draws of problems.
+        seed: fixes them and the orders.
+    """
+    rows = checked(graded)
+    if "answer_class" not in rows:
+        return typed(pd.DataFrame(columns=schema.ADAPTIVE.names), schema.ADAPTIVE)
+    rows, pools, table = rows.assign(**row_flops(rows, shapes)), Pools(draws, seed), []
+    for _, cell in rows.groupby("cell_id", observed=True, sort=True):
+        problems = [(str(p), mine) for p, mine in cell.groupby("problem_id", observed=True, sort=True)]
+        sizes = {len(mine) for _, mine in problems}
+        if len(sizes) == 1 and sizes != {1}:
+            facts = {name: cell[name].iloc[0] for name in _FACTS}
+            table += [{**facts, **row} for row in _cell(problems, confidences, pools, (str(facts["benchmark"]), seed))]
+    found = pd.DataFrame(table, columns=schema.ADAPTIVE.names)
+    return typed(found.sort_values(["benchmark", "params", "model", "thinking_budget", "cell_id", "confidence"]), schema.ADAPTIVE)
+
+
+def _cell(problems: list[tuple[str, pd.DataFrame]], confidences: Sequence[float], pools: Pools, about: tuple[str, int | str]) -> list[Any]:
+    benchmark, seed = about
+    sample = pools.get(benchmark, [p for p, _ in problems], [str(mine["cluster_id"].iloc[0]) for _, mine in problems])
+    never = [*confidences, 2.0]  # the last draws them all: the vote of n
+    each = [
+        replay(mine["answer_class"].tolist(), mine["correct"].to_numpy(), mine["decode_flops"].to_numpy(), never, f"{seed} {problem}")
+        for problem, mine in problems
+    ]
+    values, used, spent, errors = (np.array([[r[i] for r in row] for row in each], dtype=np.float64) for i in range(4))
+    prompt = np.array([mine["prefill_flops"].mean() for _, mine in problems])
+    ends, lost = interval(values, sample), interval(values - values[:, -1:], sample, (-1.0, 1.0))
+    return [
+        {
+            "confidence": confidence,
+            "value": values[:, i].mean(),
+            "low": ends.low[i],
+            "high": ends.high[i],
+            "draw_error": float(np.sqrt((errors[:, i] ** 2).sum()) / len(problems)),
+            "difference": (values[:, i] - values[:, -1]).mean(),
+            "difference_low": lost.low[i],
+            "difference_high": lost.high[i],
+            "mean_samples": used[:, i].mean(),
+            "saved_share": 1.0 - used[:, i].mean() / len(problems[0][1]),
+            "cost_flops": (prompt + spent[:, i]).mean(),
+            "fixed_value": values[:, -1].mean(),
+            "fixed_cost_flops": (prompt + spent[:, -1]).mean(),
+            "num_problems": len(problems),
+            "num_samples": len(problems[0][1]),
+        }
+        for i, confidence in enumerate(confidences)
+    ]
