@@ -11,7 +11,7 @@ import pandas as pd
 
 from thinkscale import schema
 from thinkscale.inference import Floats, Pools, Resampling, generator, interval
-from thinkscale.summarize import Cell, Point, deployable, kind, measure, slices, typed
+from thinkscale.summarize import Cell, Point, deployable, kind, measure, shared, slices, typed
 
 SPLITS = 50
 SURE = 0.95
@@ -29,9 +29,10 @@ def win_regions(graded: pd.DataFrame, summary: pd.DataFrame, num_budgets: int = 
     pools, rows = Pools(draws, seed), []
     for (benchmark, name), (points, values, problems) in _matrices(graded, deployable(summary), seed).items():
         big = (points["params"] == points["params"].max()).to_numpy()
-        cost = points["cost_flops"].to_numpy()
-        if big.all() or len(problems) < 2:
+        known = points["cost_flops"].notna().to_numpy()  # what a point costs must be known to say that a budget affords it
+        if not (known & big).any() or not (known & ~big).any() or problems["cluster_id"].nunique() < 2:
             continue
+        big, cost, values = big[known], points["cost_flops"].to_numpy()[known], values[:, known]
         sample = pools.get(f"{benchmark} {name}", problems["problem_id"].tolist(), problems["cluster_id"].tolist())
         halves = _halves(sample, seed, f"{benchmark} {name}")
         for budget in np.geomspace(max(cost[big].min(), cost[~big].min()), cost.max(), num_budgets):
@@ -50,17 +51,19 @@ def frontier_membership(graded: pd.DataFrame, summary: pd.DataFrame, draws: int 
     """The share of bootstrap draws in which each point stands on its frontier (`schema.MEMBERSHIP`).
 
     As `summary.frontier`: no point of the same benchmark, slice and kind is at most as dear and at least as good. All points are drawn
-    together, over the problems that all of them share.
+    together, over the problems that all of them share; fewer than two clusters of these say nothing, and have no rows.
     """
     pools, rows = Pools(draws, seed), []
     known = summary[summary["value"].notna() & summary["cost_flops"].notna()]
     for (benchmark, name), (points, values, problems) in _matrices(graded, known, seed).items():
+        if problems["cluster_id"].nunique() < 2:
+            continue
         sample = pools.get(f"{benchmark} {name}", problems["problem_id"].tolist(), problems["cluster_id"].tolist())
         replicates = np.round(sample.weights @ values, 12)
         kinds = np.array([kind(m, k) for m, k in zip(points["metric"], points["k"], strict=True)])
         for one in np.unique(kinds):
             mine = np.flatnonzero(kinds == one)
-            part = points.iloc[mine][["cell_id", "slice", "metric", "k"]]
+            part = points.iloc[mine][["cell_id", "slice", "metric", "k"]].assign(num_problems=len(problems))
             on = _on_frontier(points["cost_flops"].to_numpy()[mine], replicates[:, mine])
             rows.append(part.assign(benchmark=benchmark, membership=on.mean(axis=0)))
     found = pd.concat(rows, ignore_index=True) if rows else pd.DataFrame(columns=schema.MEMBERSHIP.names)
@@ -88,14 +91,12 @@ def _matrices(graded: pd.DataFrame, wanted: pd.DataFrame, seed: int) -> dict[tup
     found = {}
     for key, cells in sorted(parts.items()):
         points = wanted[(wanted["benchmark"] == key[0]) & (wanted["slice"] == key[1])].reset_index(drop=True)
-        problems = next(iter(cells.values())).problems
-        for cell in cells.values():
-            problems = problems[problems["problem_id"].isin(cell.problems["problem_id"])]
-        at = {c: pd.Index(cell.problems["problem_id"]).get_indexer(problems["problem_id"]) for c, cell in cells.items()}
+        problems, places = shared(list(cells.values()))
+        at = dict(zip(cells, places, strict=True))
         named = zip(points["cell_id"], points["metric"], points["k"], strict=True)
         columns = [cells[c].estimates[at[c], cells[c].points.index(Point(m, k))] for c, m, k in named]
         if columns:
-            found[key] = (points, np.column_stack(columns), problems.reset_index(drop=True))
+            found[key] = (points, np.column_stack(columns), problems)
     return found
 
 
