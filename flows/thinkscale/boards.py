@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from thinkscale.inference import Floats, Ints, Pools, Resampling, generator
-from thinkscale.summarize import Cell, Point, measure, slices
+from thinkscale.summarize import Cell, Point, measure, shared, slices
 
 SPLITS = 50
 
@@ -54,12 +54,12 @@ def boards(graded: pd.DataFrame, points: pd.DataFrame, draws: int = 1000, seed: 
     pools, found = Pools(draws, seed), []
     for (benchmark, name), cells in sorted(parts.items()):
         mine = points[(points["benchmark"] == benchmark) & (points["slice"] == name)].reset_index(drop=True)
-        problems = next(iter(cells.values())).problems
-        for cell in cells.values():
-            problems = problems[problems["problem_id"].isin(cell.problems["problem_id"])]
-        if mine.empty or problems.empty:
+        if mine.empty:
             continue
-        at = {c: pd.Index(cell.problems["problem_id"]).get_indexer(problems["problem_id"]) for c, cell in cells.items()}
+        problems, rows = shared(list(cells.values()))
+        if problems.empty:
+            continue
+        at = dict(zip(cells, rows, strict=True))
         named = zip(mine["cell_id"], mine["metric"], mine["k"], strict=True)
         values = np.column_stack([cells[c].estimates[at[c], cells[c].points.index(Point(m, k))] for c, m, k in named])
         sample = pools.get(f"{benchmark} {name}", problems["problem_id"].tolist(), problems["cluster_id"].tolist())

@@ -16,7 +16,7 @@ import pandas as pd
 
 from thinkscale import schema
 from thinkscale.findings import Finding
-from thinkscale.inference import Floats, Ints, Pools, Resampling, interval, quantiles
+from thinkscale.inference import Floats, Ints, Pools, Resampling, agreeing, interval, quantiles
 from thinkscale.summarize import typed
 from thinkscale.tidy import by_cell, checked, first_rows
 
@@ -112,7 +112,10 @@ def _measures(confidence: Floats, right: Any, problem: Ints, draw: Resampling) -
     everyone = np.vstack([np.full(problems, 1 / problems), draw.weights])  # the first row is the estimate, the others are draws
     sure, true = summed(confidence), summed(right)
     error = np.abs(everyone @ (sure - true)).sum(axis=1)
-    (low,), (high,) = quantiles(error[None, 1:])
+    ends = quantiles(error[None, 1:])
+    if np.ptp(sure - true, axis=0).max() <= 1e-12:  # all problems alike
+        ends = agreeing(np.full((problems, 1), error[0]), ends, draw.cluster, (0.0, 1.0))
+    (low,), (high,) = ends
     found: dict[str, Any] = {"accuracy": true.sum(axis=1).mean(), "confidence": sure.sum(axis=1).mean()}
     found.update({"ece": error[0], "ece_low": low, "ece_high": high})
     wrong = summed((confidence >= CONFIDENT) & ~right).sum(axis=1)

@@ -117,7 +117,7 @@ def _differences(points: pd.DataFrame, pairs: _Pairs, values: pd.DataFrame, draw
         some = _Pairs(pairs.small[start : start + _CHUNK], pairs.big[start : start + _CHUNK])
         small, big = (np.searchsorted(labels, side) for side in some)  # labels are in order: `_values` keeps that of the points
         ends = inference.quantiles(replicates[small] - replicates[big])
-        ends = inference.agreeing(numbers[:, small] - numbers[:, big], ends, draws.num_clusters, _DIFFERENCE)
+        ends = inference.agreeing(numbers[:, small] - numbers[:, big], ends, draws.cluster, _DIFFERENCE)
         tables.append(_columns(points, some, (means[small], means[big]), ends).assign(num_problems=len(values)))
     return tables
 

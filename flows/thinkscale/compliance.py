@@ -1,7 +1,7 @@
 """Thinking asked for and thinking spent, cell by cell: is a budget what it says?
 
 Why: a budget that nobody reaches, or that the server ignores, makes points that look like an effect of thinking and are none.
-What it does not do: judge; it counts answers, without intervals.
+What it does not do: judge; it counts answers, without intervals. What a table does not tell (tokens, how thinking ended) is NaN.
 """
 
 from typing import Any
@@ -12,15 +12,15 @@ from rich.table import Table as RichTable
 
 from thinkscale import schema
 from thinkscale.summarize import typed
-from thinkscale.tidy import by_cell
+from thinkscale.tidy import by_cell, checked
 
 _CELL = [c.name for c in schema.COMPLIANCE.columns if c.name in {column.name for column in schema.ANSWERS.columns}]
 
 
 def compliance(graded: pd.DataFrame) -> pd.DataFrame:
-    """The compliance table (`schema.COMPLIANCE`). Args: graded: one row per answer, from `store.read_graded`."""
-    rows = [_row(graded.take(mine)) for mine in by_cell(graded)]
-    table = pd.DataFrame(rows, columns=schema.COMPLIANCE.names)
+    """The compliance table (`schema.COMPLIANCE`). Args: graded: one row per answer, from `store.read_graded` or `tidy.complete`."""
+    rows = checked(graded)
+    table = pd.DataFrame([_row(rows.take(mine)) for mine in by_cell(rows)], columns=schema.COMPLIANCE.names)
     return typed(table.sort_values(["benchmark", "params", "model", "prompt", "route", "thinking_budget", "cell_id"]), schema.COMPLIANCE)
 
 
@@ -29,15 +29,17 @@ def _row(cell: pd.DataFrame) -> dict[str, Any]:
     spent, ended = cell["thinking_tokens"].to_numpy(), cell["ended"].astype(str)
     asked = spent[(ended != "too_long").to_numpy()]  # of what did not fit nothing was spent, which would look like thrift
     median, p95 = np.percentile(asked, [50, 95]) if len(asked) else (np.nan, np.nan)
+    told = (ended != "given").all()  # how the thinking ended; tables of others may not say
+    over = (spent > cell["thinking_budget"].to_numpy()).mean() if not np.isnan(spent).any() else np.nan
     return {
         **facts,
         "num_answers": len(cell),
         "median_spent": median,
         "p95_spent": p95,
         "max_spent": spent.max(),
-        "share_closed_early": ended.isin(["closed", "eos"]).mean(),
-        "share_cut": (ended == "cut").mean(),
-        "share_over": (cell["thinking_tokens"] > cell["thinking_budget"]).mean(),
+        "share_closed_early": ended.isin(["closed", "eos"]).mean() if told else np.nan,
+        "share_cut": (ended == "cut").mean() if told else np.nan,
+        "share_over": over,
         "share_too_long": (ended == "too_long").mean(),
         "share_no_answer": cell["extracted_answer"].isna().mean(),
         **_calls(cell),

@@ -209,5 +209,6 @@ MEMBERSHIP = Table(
         Column("metric", pa.string(), "As in `summary`."),
         Column("k", pa.int32(), "As in `summary`."),
         Column("membership", pa.float64(), "Share of bootstrap draws in which no point as cheap is as good (see `summary.frontier`)."),
+        Column("num_problems", pa.int32(), "Problems that all cells share."),
     ),
 )

@@ -14,11 +14,13 @@ import pandas as pd
 from thinkscale import cost
 from thinkscale.inference import Floats, Pools, Resampling
 from thinkscale.mirage import Granular
-from thinkscale.summarize import Cell, Point, measure, slices
+from thinkscale.summarize import Cell, Point, measure, shared, slices
+from thinkscale.tidy import refuse
 
 Axis = Literal["size", "thinking", "samples", "training"]
 _GRANULAR = ("brier", "gold_logprob", "partial")
 """Optional columns, the most telling first: a Brier score knows the wrong choices too, a gold answer's log-probability only its own."""
+_RANGE = {"gold_logprob": (-np.inf, 0.0), "gold_tokens": (1, np.inf), "brier": (0.0, 2.0), "partial": (0.0, 1.0)}
 _CONDITIONS = ("prompt", "route", "sampling")
 
 
@@ -61,7 +63,7 @@ class SkillCurve:
 def skill_curves(
     graded: pd.DataFrame, summary: pd.DataFrame, chance: Mapping[str, float], about: Mapping[str, About], seed: int | str = 0
 ) -> list[SkillCurve]:
-    """Every curve with at least three places at which all of the same problems (two at least) have an accuracy.
+    """Every curve with at least three places at which all of the same problems (two clusters at least) have an accuracy.
 
     Over size and over thinking, accuracy is one sample's (pass@1); over samples it is maj@k, of whole benchmarks alone. Of models of one
     size in a family, checkpoints of a training, the size curve takes the one trained longest; the training curve takes all.
@@ -73,7 +75,11 @@ def skill_curves(
         chance: accuracy of guessing, of each benchmark.
         about: of each model; one that is absent is taken to be of family "all", of unknown training.
         seed: fixes the subsets of weighted votes.
+    Raises: TableError where a granular metric is out of its range.
     """
+    for name, (low, high) in _RANGE.items():
+        if name in graded:
+            refuse(graded, (graded[name] < low) | (graded[name] > high), f"{name} must lie in [{low:g}, {high:g}], found {{{name}}}")
     rows = graded
     if "gold_logprob" in graded and "gold_tokens" in graded:
         rows = graded.assign(gold_logprob=-graded["gold_logprob"] / graded["gold_tokens"])  # the loss a token, so that lengths compare
@@ -130,12 +136,11 @@ def _curve(
     members = sorted(members, key=lambda m: (m[2][by], np.nan_to_num(m[2]["training_tokens"]), m[2]["model"]))
     last = {m[2][by]: m for m in members}  # of equal places the one trained longest
     members = list(last.values())
-    problems = members[0][0].problems if members else pd.DataFrame({"problem_id": []})
-    for cell, _, _ in members[1:]:
-        problems = problems[problems["problem_id"].isin(cell.problems["problem_id"])]
-    if len(members) < 3 or len(problems) < 2:
+    if len(members) < 3:
         return None
-    at = [pd.Index(cell.problems["problem_id"]).get_indexer(problems["problem_id"]) for cell, _, _ in members]
+    problems, at = shared([cell for cell, _, _ in members])
+    if problems["cluster_id"].nunique() < 2:
+        return None
     accuracy = np.column_stack([_column(cell, point)[i] for (cell, point, _), i in zip(members, at, strict=True)])
     granular = []
     for name in names if axis != "samples" else ():

@@ -43,7 +43,7 @@ def pass_at_k(n: ArrayLike, c: ArrayLike, k: ArrayLike) -> Floats:
     steps = np.where(can_miss, k_, 0.0)
     log_none = gammaln(n_ - c_ + 1) - gammaln(n_ - c_ - steps + 1) - gammaln(n_ + 1) + gammaln(n_ - steps + 1)
     value = np.where(can_miss, np.clip(-np.expm1(log_none), 0.0, 1.0), 1.0)
-    value = np.where(k_ == 1, c_ / np.maximum(n_, 1), value)  # accuracy, without the rounding of logarithms
+    value = np.where((k_ == 1) | (c_ == 0), c_ / np.maximum(n_, 1), value)  # accuracy, or nothing, without the rounding of logarithms
     return np.where(defined, value, np.nan)
 
 

@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 
 from thinkscale.inference import Floats, Pools, Resampling
-from thinkscale.summarize import Cell, Point, measure, slices
+from thinkscale.summarize import Cell, Point, measure, shared, slices
 
 AXES = ("flops", "tokens", "steps", "kv_bytes")
 COLUMNS = (
@@ -26,9 +26,12 @@ COLUMNS = (
     *(f"break_even_{axis}" for axis in AXES),
     "cheaper",
 )
+RATES = ("benchmark", "slice", "route", "metric", "thinking_budget", "skill", "sizes", "num_problems", "eta", "low", "high", "r2")
 _KEPT = ("chance", *(f"cost_{axis}" for axis in AXES))
 _Costs = dict[tuple[Any, ...], tuple[Any, ...]]
 _ROUNDING = 1e-12
+_FLAT = 1e-9
+NO_SPREAD = "all problems agree"
 
 
 class Curve(NamedTuple):
@@ -73,22 +76,25 @@ def overall_rate(graded: pd.DataFrame, summary: pd.DataFrame, draws: int = 1000,
     """
     pools, rows = Pools(draws, seed), []
     for key, curves in _curves(graded, summary, seed).items():
-        shared = _shared(curves)
-        if len({c.facts["params"] for c in curves}) < 2 or len(shared) < 2 or min(len(c.x) for c in curves) < 2:
+        problems, places = shared(curves)
+        if len({c.facts["params"] for c in curves}) < 2 or problems["cluster_id"].nunique() < 2 or min(len(c.x) for c in curves) < 2:
             continue
-        draw = _draw(pools, key, shared)
-        values = np.concatenate([_aligned(c, shared) for c in curves], axis=1)
+        draw = _draw(pools, key, problems)
+        values = np.concatenate([c.accuracy[at] for c, at in zip(curves, places, strict=True)], axis=1)
         size = np.concatenate([np.full(len(c.x), np.log2(c.facts["params"])) for c in curves])
         plane = np.column_stack([np.ones(len(size)), size, np.concatenate([np.log2(c.x) for c in curves])])
-        fits = _logit(np.vstack([values.mean(axis=0), draw.weights @ values]), len(shared))
-        _, b, c = np.linalg.lstsq(plane, fits.T, rcond=None)[0]
+        fits = _logit(np.vstack([values.mean(axis=0), draw.weights @ values]), len(problems))
+        solve = np.linalg.pinv(plane)  # least squares of all draws are one product
+        _, b, c = solve @ fits.T
         eta = np.where(c > _ROUNDING, b / np.where(c > _ROUNDING, c, 1.0), np.inf)  # thinking that buys nothing: no amount is enough
+        flat = bool(np.ptp(fits) <= _FLAT)  # neither buys anything: there is no rate
+        eta = np.where(flat, np.nan, eta)
         low, high = _percentiles(eta[1:])
-        residual = fits[0] - plane @ np.array([fits[0] @ row for row in np.linalg.pinv(plane)])
-        r2 = 1 - residual.var() / max(fits[0].var(), _ROUNDING)
-        facts = {"skill": curves[0].facts["skill"], "sizes": len(curves), "num_problems": len(shared)}
+        residual = fits[0] - plane @ (solve @ fits[0])
+        r2 = np.nan if flat else 1 - residual.var() / max(fits[0].var(), _ROUNDING)
+        facts = {"skill": curves[0].facts["skill"], "sizes": len(curves), "num_problems": len(problems)}
         rows.append({**key.facts, **facts, "eta": eta[0], "low": low, "high": high, "r2": r2})
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows, columns=list(RATES))
 
 
 class _Key(NamedTuple):
@@ -129,12 +135,9 @@ def _curves(graded: pd.DataFrame, summary: pd.DataFrame, seed: int | str) -> dic
 
 def _add(curves: dict[_Key, list[Curve]], key: _Key, points: list[tuple[Cell, Point]], costs: _Costs) -> None:
     """A curve of these points; settings with unknown value or cost, and problems that not all settings have, are left out."""
-    problems = points[0][0].problems
-    for cell, _ in points[1:]:
-        problems = problems[problems["problem_id"].isin(cell.problems["problem_id"])]
+    problems, places = shared([cell for cell, _ in points])
     columns, kept, chance = [], [], 0.0
-    for cell, point in points:
-        at = pd.Index(cell.problems["problem_id"]).get_indexer(problems["problem_id"])
+    for (cell, point), at in zip(points, places, strict=True):
         column = cell.estimates[at, cell.points.index(point)]
         about = dict(zip(_KEPT, costs[(cell.facts["cell_id"], key.slice, *point)], strict=True))
         chance = about["chance"]
@@ -143,20 +146,19 @@ def _add(curves: dict[_Key, list[Curve]], key: _Key, points: list[tuple[Cell, Po
             columns.append(column)
             kept.append({"x": x, **{axis: about[f"cost_{axis}"] for axis in AXES}})
     if columns:
-        table = pd.DataFrame(kept)
-        order = np.argsort(table["x"].to_numpy(), kind="stable")
-        table, values = table.iloc[order], np.column_stack(columns)[:, order]
+        order = np.argsort([row["x"] for row in kept], kind="stable")
+        table = {name: np.array([kept[i][name] for i in order], dtype=np.float64) for name in ("x", *AXES)}
         facts = {**points[0][0].facts, "chance": chance}
-        spent = {axis: table[axis].to_numpy() for axis in AXES}
-        curves.setdefault(key, []).append(Curve(facts, table["x"].to_numpy(), spent, values, problems.reset_index(drop=True)))
+        spent = {axis: table[axis] for axis in AXES}
+        curves.setdefault(key, []).append(Curve(facts, table["x"], spent, np.column_stack(columns)[:, order], problems))
 
 
 def _pair(small: Curve, big: Curve, key: _Key, pools: Pools) -> Iterator[dict[str, Any]]:
-    shared = _shared([small, big])
-    if len(shared) < 2:
+    problems, places = shared([small, big])
+    if problems["cluster_id"].nunique() < 2:
         return
-    draw = _draw(pools, key, shared)
-    below, above = (_aligned(c, shared) for c in (small, big))
+    draw = _draw(pools, key, problems)
+    below, above = (c.accuracy[at] for c, at in zip((small, big), places, strict=True))
     # The first row is the estimate, the others are draws.
     curve, levels = (np.vstack([v.mean(axis=0), draw.weights @ v]) for v in (below, above))
     doublings = np.log2(big.facts["params"] / small.facts["params"])
@@ -165,21 +167,26 @@ def _pair(small: Curve, big: Curve, key: _Key, pools: Pools) -> Iterator[dict[st
             continue
         log_x = reach(np.log2(small.x), curve, levels[:, j])
         eta = (log_x - np.log2(x)) / doublings
-        low, high = _percentiles(eta[1:])
+        spread = max(np.ptp(above[:, j]), np.ptp(below, axis=0).max()) > _ROUNDING
+        low, high = _percentiles(eta[1:]) if spread else (np.nan, np.nan)  # a bootstrap of problems that agree knows no doubt
         even = {f"break_even_{a}": _break_even(small, big, a, j) / doublings for a in AXES}
         least, most = (float(np.log2(small.x[end] / x)) / doublings for end in (0, -1))
         yield {
             **{"skill": big.facts["skill"], "small_model": small.facts["model"], "small_params": small.facts["params"]},
             **{"big_model": big.facts["model"], "big_params": big.facts["params"], "big_x": x, "level": levels[0, j]},
-            **{"small_x": 2.0 ** log_x[0], "eta": eta[0], "low": low, "high": high, "num_problems": len(shared)},
+            **{"small_x": 2.0 ** log_x[0], "eta": eta[0], "low": low, "high": high, "num_problems": len(problems)},
             **{"least": least, "most": most},
             **{"share_never": np.mean(eta[1:] == np.inf), "share_already": np.mean(eta[1:] == -np.inf), **even},
-            "cheaper": _cheaper(min(low, most), max(high, least), even["break_even_flops"], bool(np.isfinite([low, high]).all())),
+            "cheaper": _cheaper(min(low, most), max(high, least), even["break_even_flops"], bool(np.isfinite([low, high]).all()))
+            if spread
+            else NO_SPREAD,
         }
 
 
 def _cheaper(low: float, high: float, even: float, reached: bool) -> str:
     """Which side is the cheaper way in FLOPs; an infinite end counts as the bound that it is (`most`, `least`), not as infinite."""
+    if np.isnan(even):
+        return "break-even unknown"
     if low > even:
         return "bigger"
     if high < even:
@@ -207,26 +214,17 @@ def reach(log_x: Floats, curve: Floats, level: Floats) -> Floats:
 
 def _break_even(small: Curve, big: Curve, axis: str, j: int) -> float:
     """log2 of the smaller model's x at the bigger one's cost, minus log2 of the bigger one's x; its cost curve goes on straight."""
-    cost, log_x = np.log2(small.costs[axis]), np.log2(small.x)
+    spent, dear = small.costs[axis], big.costs[axis][j]
+    if not (np.isfinite([*spent, dear]).all() and min(*spent, dear) > 0):
+        return float("nan")
+    cost, log_x, wanted = np.log2(spent), np.log2(small.x), np.log2(dear)
     rising = np.concatenate([[True], np.diff(np.maximum.accumulate(cost)) > _ROUNDING])
-    cost, log_x, wanted = cost[rising], log_x[rising], np.log2(big.costs[axis][j])
-    if len(cost) < 2 or not np.isfinite([*cost, wanted]).all():
+    cost, log_x = cost[rising], log_x[rising]
+    if len(cost) < 2:
         return float("nan")
     i = int(np.clip(np.searchsorted(cost, wanted), 1, len(cost) - 1))
     slope = (log_x[i] - log_x[i - 1]) / (cost[i] - cost[i - 1])
     return float(log_x[i - 1] + slope * (wanted - cost[i - 1]) - np.log2(big.x[j]))
-
-
-def _shared(curves: list[Curve]) -> pd.DataFrame:
-    problems = curves[0].problems
-    for curve in curves[1:]:
-        problems = problems[problems["problem_id"].isin(curve.problems["problem_id"])]
-    return problems.reset_index(drop=True)
-
-
-def _aligned(curve: Curve, problems: pd.DataFrame) -> Floats:
-    values: Floats = curve.accuracy[pd.Index(curve.problems["problem_id"]).get_indexer(problems["problem_id"])]
-    return values
 
 
 def _draw(pools: Pools, key: _Key, problems: pd.DataFrame) -> Resampling:

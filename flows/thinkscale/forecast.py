@@ -20,7 +20,7 @@ from thinkscale import inference, scaling, schema
 from thinkscale.betas import Beta, fit_beta
 from thinkscale.estimators import pass_at_k
 from thinkscale.inference import Floats, Pools, Resampling, generator
-from thinkscale.summarize import Cell, Point, measure, typed
+from thinkscale.summarize import Cell, Point, measure, shared, typed
 
 PREVIOUS = "same as the previous size"
 METHODS = (PREVIOUS, "PassUntil", "logit", "loss", "beta-binomial")
@@ -98,12 +98,9 @@ def by_size(graded: pd.DataFrame, chance: Mapping[str, float], models: pd.DataFr
     pools, skills = Pools(draws, seed), []
     for (family, *_), cells in sorted(ladders.items(), key=lambda item: tuple(map(str, item[0]))):
         sizes = _grown(cells, models)
-        problems = sizes[0].problems
-        for cell in sizes[1:]:
-            problems = problems[problems["problem_id"].isin(cell.problems["problem_id"])]
-        if len(sizes) < 2 or len(problems) < 2:
+        problems, places = shared(sizes)
+        if len(sizes) < 2 or problems["cluster_id"].nunique() < 2:
             continue
-        places = [pd.Index(c.problems["problem_id"]).get_indexer(problems["problem_id"]) for c in sizes]
         share = np.column_stack([c.estimates[at, c.points.index(Point("pass@k", 1))] for c, at in zip(sizes, places, strict=True)])
         n = np.column_stack([c.problems["num_samples"].to_numpy(float)[at] for c, at in zip(sizes, places, strict=True)])
         benchmark, names = str(sizes[0].facts["benchmark"]), [str(c.facts["model"]) for c in sizes]
@@ -143,6 +140,8 @@ def _rows(sizes: Sizes, k: int, left_out: int, seed: int | str) -> Iterator[dict
         else:
             told = _judged(_told(method, sizes, means, above, k, seed), floor)
         low, high = inference.quantiles(told.draws[None]) if len(told.draws) else (np.array([np.nan]), np.array([np.nan]))
+        if method == PREVIOUS and seen > 0:
+            low, high = ends.low[seen - 1 :], ends.high[seen - 1 :]  # the same, but honest where all problems agree
         # The previous size is a point, not a distribution: its CRPS is its distance.
         score = abs(told.value - observed) if method == PREVIOUS else crps(told.draws, observed)
         skill = 1 - score / abs(previous - observed) if abs(previous - observed) > 1e-12 else np.nan
@@ -169,6 +168,8 @@ def _told(method: str, sizes: Sizes, means: Floats, above: Any, k: int, seed: in
     """A line in the method's space through the sizes that are above chance, on to the largest one."""
     if len(above) < LEAST:
         return _none(f"{len(above)} of the smaller sizes above chance, a line needs {LEAST}")
+    if np.ptp(means[:, above]) <= 0:
+        return _none("all problems are right at all of them: a line through them knows no slope")
     floor, x = 1 - (1 - sizes.chance) ** k, np.log(sizes.params)
     rng = generator(seed, f"forecast {sizes.facts['benchmark']} {method}")
     if method == "beta-binomial":

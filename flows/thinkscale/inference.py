@@ -53,6 +53,8 @@ def resample(clusters: Sequence[str], draws: int, seed: int | str, name: str = "
         seed: together with `name` it fixes the draws.
         name: what the problems are (benchmark and slice), so that slices do not share draws.
     """
+    if not len(clusters):
+        raise ValueError(f"bootstrap: there are no problems to draw from{f' ({name})' if name else ''}. Do all settings share any?")
     labels, code = np.unique(np.asarray(clusters, dtype=object).astype(str), return_inverse=True)
     code = code.reshape(-1).astype(np.int64)
     times = generator(seed, name).multinomial(len(labels), np.full(len(labels), 1 / len(labels)), size=draws)
@@ -87,7 +89,7 @@ def interval(values: Floats, draws: Resampling, bounds: tuple[float, float] = (0
     known = ~np.isnan(values).any(axis=0)
     means = draws.weights @ np.where(known, values, 0.0)
     low, high = quantiles(means.T)
-    return agreeing(values, Interval(np.where(known, low, np.nan), np.where(known, high, np.nan)), draws.num_clusters, bounds)
+    return agreeing(values, Interval(np.where(known, low, np.nan), np.where(known, high, np.nan)), draws.cluster, bounds)
 
 
 def quantiles(replicates: Floats) -> Interval:
@@ -96,14 +98,24 @@ def quantiles(replicates: Floats) -> Interval:
     return Interval(np.round(low, 12), np.round(high, 12))
 
 
-def agreeing(values: Floats, found: Interval, trials: int, bounds: tuple[float, float]) -> Interval:
-    """Replace the intervals of columns in which all problems agree, where a bootstrap sees no spread at all.
+def agreeing(values: Floats, found: Interval, cluster: Ints, bounds: tuple[float, float]) -> Interval:
+    """Replace the intervals of columns in which all clusters agree, where a bootstrap sees no spread at all: one cluster always does.
 
-    No problem out of `trials` behaved otherwise, so at most a share u = 1 - (alpha/2)^(1/trials) does (Clopper-Pearson); what these would
+    No cluster of `trials` behaved otherwise, so at most a share u = 1 - (alpha/2)^(1/trials) does (Clopper-Pearson); what these would
     score is bounded. For all 0 or all 1 in [0, 1] this is the Clopper-Pearson interval itself.
+
+    Args:
+        values: problems × columns.
+        found: an interval for each column.
+        cluster: number of each problem's cluster.
+        bounds: range of a single value.
     """
     if not values.size:
         return found
+    trials = int(cluster.max()) + 1
+    if trials < len(values):
+        size, total = _cluster_sums(values, cluster)
+        values = total / size[:, None]
     first = values[0]
     same = np.all(np.abs(values - first) <= _ROUNDING, axis=0)
     u = -np.expm1(np.log(ALPHA / 2) / trials)
@@ -136,7 +148,7 @@ def bca(values: Floats, draws: Resampling, bounds: tuple[float, float] = (0.0, 1
         at = ndtr(bias + (bias + z) / (1 - speed * (bias + z)))
         ends.append([np.quantile(means[:, column], q) for column, q in enumerate(at)])
     low, high = (np.where(known, np.round(np.array(end, dtype=np.float64), 12), np.nan) for end in ends)
-    return agreeing(values, Interval(low, high), draws.num_clusters, bounds)
+    return agreeing(values, Interval(low, high), draws.cluster, bounds)
 
 
 def clustered_se(values: Floats, clusters: Sequence[str]) -> Floats:
@@ -157,10 +169,10 @@ def t_interval(values: Floats, clusters: Sequence[str], bounds: tuple[float, flo
 
     For the mean of few problems (30 to 300); it may leave the range of the values, a bootstrap does not.
     """
-    trials = len(set(map(str, clusters)))
+    labels, code = np.unique(np.asarray(clusters, dtype=object).astype(str), return_inverse=True)
     mean, se = values.mean(axis=0), clustered_se(values, clusters)
-    reach = stdtrit(max(trials - 1, 1), 1 - ALPHA / 2) * se
-    return agreeing(values, Interval(mean - reach, mean + reach), trials, bounds)
+    reach = stdtrit(max(len(labels) - 1, 1), 1 - ALPHA / 2) * se
+    return agreeing(values, Interval(mean - reach, mean + reach), code.reshape(-1), bounds)
 
 
 class Difference(NamedTuple):

@@ -76,6 +76,10 @@ def measured_spread(right: ArrayLike, other_right: ArrayLike, samples: int, othe
     if min(samples, other_samples) < 2:
         raise ValueError("power: one sample a problem does not show its own noise; draw at least 2, or assume power.TYPICAL.")
     p, q = np.asarray(right, float) / samples, np.asarray(other_right, float) / other_samples
+    if p.shape != q.shape or p.ndim != 1 or len(p) < 2:
+        raise ValueError(f"power: give the same two problems or more on both sides, found {p.shape} and {q.shape} numbers.")
+    if not all(((v >= 0) & (v <= 1)).all() for v in (p, q)):
+        raise ValueError("power: right samples of a problem must be between 0 and the samples drawn.")
     noise, other = (float(np.mean(v * (1 - v))) * n / (n - 1) for v, n in ((p, samples), (q, other_samples)))
     between = float(np.var(p - q, ddof=1)) - noise / samples - other / other_samples
     return Spread(max(between, 0.0), (noise + other) / 2)
@@ -83,12 +87,14 @@ def measured_spread(right: ArrayLike, other_right: ArrayLike, samples: int, othe
 
 def problems_needed(difference: ArrayLike, samples: ArrayLike, spread: Spread = TYPICAL, power: float = POWER) -> Floats:
     """Problems that show a difference in accuracy with this power, at `samples` per problem and side: "to see 3 points you need ..."."""
+    _positive(difference=difference, samples=samples)
     variance = spread.between + 2 * spread.within / np.asarray(samples, float)
     return np.asarray(np.ceil(_reach(power) ** 2 * variance / np.asarray(difference, float) ** 2 - 1e-9), dtype=np.float64)
 
 
 def visible_difference(problems: ArrayLike, samples: ArrayLike, spread: Spread = TYPICAL, power: float = POWER) -> Floats:
     """The smallest difference in accuracy that these many problems and samples show with this power."""
+    _positive(problems=problems, samples=samples)
     variance = spread.between + 2 * spread.within / np.asarray(samples, float)
     return np.asarray(_reach(power) * np.sqrt(variance / np.asarray(problems, float)))
 
@@ -111,6 +117,13 @@ def outlook(benchmark: str, problems: int, samples: int, points: float = 3.0) ->
     seen, needed = 100 * float(visible_difference(problems, samples)), float(problems_needed(points / 100, samples))
     held = f"{benchmark}: {problems:,} problems × {samples:,} samples show differences from {seen:.1f} points on"
     return held + ("" if seen <= points else f"; {points:g} points take {needed:,.0f} problems × {samples:,} samples")
+
+
+def _positive(**named: ArrayLike) -> None:
+    for name, given in named.items():
+        values = np.asarray(given, float)
+        if not (values > 0).all():
+            raise ValueError(f"power: {name} must be above 0, found {values[~(values > 0)].flat[0]:g}.")
 
 
 def _reach(power: float) -> float:

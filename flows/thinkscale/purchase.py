@@ -138,7 +138,7 @@ def _reached(board: Board, replicates: Floats, steps: Steps, reach: str) -> list
             continue
         mine = Steps(*(part[some] for part in steps))
         gap, gains = (np.asarray(values[:, mine.end] - values[:, mine.start]) for values in (board.accuracy, replicates))
-        ends = inference.agreeing(gap, inference.quantiles(gains.T), board.sample.num_clusters, (-1.0, 1.0))
+        ends = inference.agreeing(gap, inference.quantiles(gains.T), board.sample.cluster, (-1.0, 1.0))
         table = _described(board, mine).assign(low=ends.low, high=ends.high, reach=reach)
         for axis in known_axes(points) or ["flops"]:
             cost = np.asarray(points.get(f"cost_{axis}", np.full(len(points), np.nan)), dtype=np.float64)

@@ -39,7 +39,7 @@ def win_regions(boards: Sequence[Board], num_budgets: int = 12, seed: int = 0, a
         for axis in axes:
             cost = board.points[f"cost_{axis}"].to_numpy(dtype=np.float64)
             known = np.isfinite(cost) & (cost > 0)
-            if not (known & big).any() or not (known & ~big).any() or len(board.accuracy) < 2:
+            if not (known & big).any() or not (known & ~big).any() or board.sample.num_clusters < 2:
                 continue
             for budget in np.geomspace(max(cost[known & side].min() for side in (big, ~big)), cost[known].max(), num_budgets):
                 within = known & (cost <= budget * (1 + _ROUNDING))
@@ -62,16 +62,18 @@ def frontier_membership(graded: pd.DataFrame, summary: pd.DataFrame, draws: int 
     """The share of bootstrap draws in which each point stands on its frontier (`schema.MEMBERSHIP`).
 
     As `summary.frontier`: no point of the same benchmark, slice and kind is at most as dear and at least as good. All points are drawn
-    together, over the problems that all of them share.
+    together, over the problems that all of them share; fewer than two clusters of these say nothing, and have no rows.
     """
     rows = []
     known = summary[summary["value"].notna() & summary["cost_flops"].notna() & ~summary["metric"].isin(list(GRANULAR))]
     for board in boards(graded, known, draws, seed):
+        if board.sample.num_clusters < 2:
+            continue
         points, replicates = board.points, board.replicates
         kinds = np.array([kind(m, k) for m, k in zip(points["metric"], points["k"], strict=True)])
         for one in np.unique(kinds):
             mine = np.flatnonzero(kinds == one)
-            part = points.iloc[mine][["cell_id", "slice", "metric", "k"]]
+            part = points.iloc[mine][["cell_id", "slice", "metric", "k"]].assign(num_problems=len(board.accuracy))
             on = _on_frontier(points["cost_flops"].to_numpy()[mine], replicates[:, mine])
             rows.append(part.assign(benchmark=board.benchmark, membership=on.mean(axis=0)))
     found = pd.concat(rows, ignore_index=True) if rows else pd.DataFrame(columns=schema.MEMBERSHIP.names)

@@ -197,7 +197,8 @@ def what_emerges(study: Study, graded: pd.DataFrame, summary: pd.DataFrame, bits
     figure = emergence_over_size(emerged, curves, study.store.root / "plots" / "emergence-over-size.png", "What emerges where over size?")
     tables: dict[TableName, pd.DataFrame] = {"emergence": emerged, "thresholds": thresholds(curves, PUBLISHED_DRAWS, seed)}
     tables["calibration"] = calibration(graded, PUBLISHED_DRAWS, seed)
-    tables["adaptive"] = adaptive(graded, {name: models[name].shape for name in study.config.models}, draws=PUBLISHED_DRAWS, seed=seed)
+    shapes = {name: study.catalogue.models[name].shape for name in study.config.models}
+    tables["adaptive"] = adaptive(graded, shapes, draws=PUBLISHED_DRAWS, seed=seed)
     return Concluded(
         "What emerges where over size?",
         tables,

@@ -145,7 +145,7 @@ def uncertainty(
     begin = np.repeat(moved(found.law, found.theta, -middle)[None], draws, axis=0)
     theta, _ = _squares(found.law, logs - middle[:, None], seen, begin, True)
     ahead = found.law.log_value(theta, new - middle[:, None])[0] + sigma * rng.standard_normal((draws, new.shape[1]))
-    return Draws(np.array([moved(found.law, t, middle) for t in theta]), np.exp(ahead))
+    return Draws(moved(found.law, theta, middle), np.exp(ahead))
 
 
 class ErrorLaw(NamedTuple):
@@ -249,12 +249,15 @@ def starts(law: Law, logs: Floats, log_y: Floats) -> Floats:
 
 
 def moved(law: Law, theta: Floats, by: Floats) -> Floats:
-    """Parameters of the same law when the variables' logarithms are `by` larger: around their middle they hardly correlate."""
+    """Parameters (a row of them, or draws × parameters) of the same law when the variables' logarithms are `by` larger.
+
+    Around their middle they hardly correlate.
+    """
     moved, names = theta.copy(), law.parameters
     for term in law.terms:
         if term.variable is not None:
-            exponent = theta[names.index(term.exponent)] if term.exponent else 1.0
-            moved[names.index(term.coefficient)] += exponent * by[term.variable]
+            exponent = theta[..., names.index(term.exponent)] if term.exponent else 1.0
+            moved[..., names.index(term.coefficient)] += exponent * by[term.variable]
     return moved
 
 

@@ -4,9 +4,9 @@ Why: one definition of value, interval and cost for every table and figure.
 What it does not do: compare points (see `compare`), read or write files (see `store`), or drop a problem from a denominator.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import pandas as pd
@@ -184,7 +184,8 @@ def _where_known(unknown: NDArray[np.bool_], at: Ints, values: Floats) -> Floats
 
 
 def _means(rows: pd.DataFrame, names: tuple[str, ...], at: Ints, n: Ints) -> dict[str, Floats]:
-    made = {"closed": rows["ended"] != "cut", "no_answer": rows["extracted_answer"].isna()}
+    closed = (rows["ended"] != "cut").astype(np.float64).mask(rows["ended"] == "given")  # tables of others may not say
+    made: dict[str, pd.Series] = {"closed": closed, "no_answer": rows["extracted_answer"].isna()}
     return {name: np.bincount(at, weights=(made[name] if name in made else rows[name]).to_numpy(dtype=np.float64)) / n for name in names}
 
 
@@ -199,6 +200,31 @@ def slices(cells: list[Cell]) -> Iterator[tuple[Cell, Slice]]:
         if len(levels[cell.facts["benchmark"]]) > 1:
             for level in np.unique(difficulty):
                 yield cell, Slice(slice_name(level), difficulty == level)
+
+
+class Shared(NamedTuple):
+    """Problems that several cells or curves have."""
+
+    problems: pd.DataFrame
+    rows: list[Ints]
+    """Of each cell or curve."""
+
+
+class _HasProblems(Protocol):
+    @property
+    def problems(self) -> pd.DataFrame: ...
+
+
+def shared(parts: Sequence[_HasProblems]) -> Shared:
+    """The problems that all of some cells or curves have, in the order of the first one."""
+    problems = parts[0].problems
+    ids = [part.problems["problem_id"].to_numpy() for part in parts]
+    if all(len(i) == len(ids[0]) and (i is ids[0] or (i == ids[0]).all()) for i in ids):
+        return Shared(problems, [np.arange(len(problems))] * len(parts))
+    for other in ids[1:]:
+        problems = problems[problems["problem_id"].isin(other)]
+    problems = problems.reset_index(drop=True)
+    return Shared(problems, [pd.Index(i).get_indexer(problems["problem_id"]) for i in ids])
 
 
 def slice_name(difficulty: float | None) -> str:
@@ -242,7 +268,7 @@ def _rows(
 
 def _cell_rows(cell: Cell, slice_: Slice, chance: Mapping[str, float]) -> Iterator[dict[str, Any]]:
     problems = cell.problems[slice_.rows]
-    mean = problems.mean(numeric_only=True).to_dict()
+    mean = problems.mean(numeric_only=True, skipna=False).to_dict()  # a problem of unknown cost makes the cost unknown
     for point in cell.points:
         scoring = point.k * float(problems["scorer_flops"].to_numpy().mean()) if point.metric.endswith(VERIFIED) else 0.0
         yield {

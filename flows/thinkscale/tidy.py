@@ -26,6 +26,8 @@ SCORES = ("answer_logprob", "verifier_score")
 """Optional columns by which the best of k may be chosen and votes weighed."""
 _TOKENS = ("prompt_tokens", "thinking_tokens", "injected_tokens", "answer_tokens", "completion_tokens")
 _NEEDED = (*FACTS, *PROBLEM[1:], "sample_index", *_TOKENS, "ended", "correct", "correct_unforced", "extracted_answer")
+_CELL = ("model", "benchmark", "prompt", "route", "sampling", "thinking_budget")
+_NUMBERS = ("params", "params_active", "params_non_embedding", "thinking_budget", "difficulty", *_TOKENS)
 _MAY_BE_NULL = {"extracted_answer", *_TOKENS}
 COUNTED = 4
 """Cells of a table of counts that a row is worth: beyond, sorting is cheaper."""
@@ -52,9 +54,15 @@ def complete(frame: pd.DataFrame, same: Callable[[str, str], bool] | None = None
     if absent:
         raise TableError(f"graded rows: column '{absent[0]}' is missing. Needed: {', '.join(REQUIRED)}; found: {', '.join(frame.columns)}.")
     rows = frame.reset_index(drop=True)
+    if rows.empty:
+        raise TableError("graded rows: there are none. Give one row per graded answer.")
+    for column in [c for c in (*REQUIRED[:-1], *_CELL) if c in rows]:
+        null = np.flatnonzero(rows[column].isna())
+        if len(null):
+            raise TableError(f"graded rows: {column} is null in row {null[0]} (of {len(null)}): drop such rows or fill it in.")
     odd = ~rows["correct"].isin([True, False])
     if odd.any():
-        raise TableError(f"graded rows: correct must be True or False (1 or 0), found {rows.loc[odd, 'correct'].iloc[0]}.")
+        raise TableError(f"graded rows: correct must be True or False (1 or 0), found {rows.loc[odd, 'correct'].tolist()[0]!r}.")
     rows = rows.assign(correct=rows["correct"].astype(bool))
     given = rows.get("benchmark", "all")
     texts: dict[str, Any] = {"benchmark": given, "skill": given, "prompt": "given", "route": "given", "sampling": "given", "ended": "given"}
@@ -70,8 +78,8 @@ def complete(frame: pd.DataFrame, same: Callable[[str, str], bool] | None = None
     if "extracted_answer" not in rows:
         rows = rows.assign(extracted_answer=rows.get("answer_class", ""))
     if "cell_id" not in rows:
-        parts = ["model", "benchmark", "prompt", "route", "sampling", "thinking_budget"]
-        rows = rows.assign(cell_id=rows[parts].astype(str).agg(" ".join, axis=1))
+        cells, code = codes(rows, *_CELL)
+        rows = rows.assign(cell_id=pd.Categorical.from_codes(code, pd.Index([" ".join(cell) for cell in cells])))
     return rows
 
 
@@ -128,11 +136,20 @@ def checked(graded: pd.DataFrame) -> pd.DataFrame:
             "drawing was stopped because of the answers: no estimate here is right for such rows. Draw the rest, or leave the problem out"
         )
         refuse(rows, rows["stopped"].astype(bool), told)
+    for column in _NUMBERS:
+        if not pd.api.types.is_numeric_dtype(rows[column]):
+            raise TableError(
+                f"graded: {column} must be numbers, found {rows[column].iloc[0]!r}. Convert the column with pandas.to_numeric."
+            )
+        if pd.api.types.is_extension_array_dtype(rows[column]):  # pandas' own null compares as neither true nor false
+            rows[column] = rows[column].to_numpy(np.float64) if rows[column].hasnans else rows[column].to_numpy()
     for column in _NEEDED:
         if column not in _MAY_BE_NULL:
             refuse(rows, rows[column].isna(), f"{column} is null")
     if _doubled(rows):
         refuse(rows, rows.duplicated(["cell_id", "problem_id", "sample_index"]), "there twice")
+    refuse(rows, rows["params"] <= 0, "params must be above 0, found {params}")
+    refuse(rows, rows["prompt_tokens"] <= 0, "prompt_tokens must be above 0 (null where they are not known), found {prompt_tokens}")
     over = (rows["route"] != "native") & (rows["thinking_tokens"] > rows["thinking_budget"])
     refuse(rows, over, "thinking_tokens {thinking_tokens} over thinking_budget {thinking_budget}")
     parts = rows["thinking_tokens"].astype(np.float64) + rows["injected_tokens"] + rows["answer_tokens"]
@@ -160,7 +177,7 @@ def _constant(rows: pd.DataFrame, keys: tuple[str, ...], columns: tuple[str, ...
         value = rows[column].to_numpy() if pd.api.types.is_numeric_dtype(rows[column]) else pd.factorize(rows[column])[0]
         bad = np.flatnonzero(value != value[first][code])
         if len(bad):
-            here, there = rows[column].iloc[bad[0]], rows[column].iloc[first[code[bad[0]]]]
+            here, there = (rows[column].iloc[[row]].tolist()[0] for row in (bad[0], first[code[bad[0]]]))
             raise TableError(f"graded: {' '.join(keys)} {' '.join(names[code[bad[0]]])} has {column} {there!r} and {here!r}.")
 
 
