@@ -167,6 +167,19 @@ def test_what_a_tool_put_in_is_not_charged_as_drawn():
     assert whole and all(t.drawn == len(t.ids) + 1 - sum(c.width for c in t.calls) for t in whole)
 
 
+@pytest.mark.parametrize("first", [None, 16])
+def test_a_trace_that_goes_on_after_a_result_is_counted_once(first):
+    client, seen = Caller(), []
+    short = {k: dataclasses.replace(t, drawn=0) for k, t in drawn(first).items() if t.ended == "cut"} if first else {}  # as read from disk
+
+    async def go():
+        g = dataclasses.replace(await generator(client, route=ROUTE), on_drawn=lambda *counts: seen.append(counts))
+        await (g.continued(PROMPTS, short, 60) if first else g.traces(PROMPTS, KEYS, 60))
+
+    asyncio.run(go())
+    assert [sum(c) for c in zip(*seen, strict=True)] == [len(short or KEYS), client.drawn] and len(seen) > 2
+
+
 # --- tokens that are no letters
 
 

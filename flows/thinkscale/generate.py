@@ -194,6 +194,7 @@ class Generator:
                 n=1,
                 max_tokens=room,
                 seed=None,  # one seed for many prompts would tie their draws together
+                sequences=sum(not trace.drawn for _, trace in group),  # one that goes on after a result was counted
                 **self._stops(calls),
             )
             caps = [self.cap(prompts[key.problem_id], budget) for key, _ in group]
@@ -312,10 +313,10 @@ class Generator:
         size = self.engine.prompts_per_request
         return [items[i : i + size] for i in range(0, len(items), size)]
 
-    async def _complete(self, prompts: Sequence[Sequence[int]], **options: Any) -> list[Choice]:
-        """Draws in the order of prompts, then of n."""
+    async def _complete(self, prompts: Sequence[Sequence[int]], sequences: int | None = None, **options: Any) -> list[Choice]:
+        """Draws in the order of prompts, then of n; so many of them are new (None: all)."""
         drawn = await self.client.complete(prompts, sampling=self.sampling, **options)
-        self.on_drawn(len(drawn), sum(len(d.token_ids) for d in drawn))
+        self.on_drawn(len(drawn) if sequences is None else sequences, sum(len(d.token_ids) for d in drawn))
         return drawn
 
     async def bounded(self, work: list[tuple[int, Callable[[], Awaitable[Any]]]]) -> list[Any]:
