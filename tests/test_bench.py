@@ -61,3 +61,12 @@ def test_a_ratio_is_taken_within_each_repetition():
 def test_the_start_counts_from_the_engine_alone_and_keeps_prefects_database_apart():
     rows = [row.measured for row in command.start_rows(bench.Starts(engine=[30.0, 32.0], flow_first=50.0, flow=[36.0, 38.0]))]
     assert rows == ["31.0 s", "6.0 s", "13.0 s"]
+
+
+def test_a_claim_is_met_or_missed_and_what_claims_nothing_is_neither():
+    assert command.ratio_row("ours", bench.Ratio(0.96, 0.9, 1.0), 0.95)[3:] == ("at least 0.95", True)
+    assert command.ratio_row("ours", bench.Ratio(0.94, 0.9, 1.0), 0.95).met is False
+    assert command.ratio_row("ours", bench.Ratio(0.94, 0.9, 1.0)).met is None
+    slow = bench.Starts(engine=[30.0, 32.0], flow_first=50.0, flow=[46.0, 48.0])
+    assert [row.met for row in command.start_rows(slow)] == [None, False, None]
+    assert command.shown(command.start_rows(slow), "").row_count == 3

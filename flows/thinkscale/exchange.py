@@ -72,7 +72,8 @@ def overall_rate(graded: pd.DataFrame, summary: pd.DataFrame, draws: int = 1000,
     """One eta per benchmark, slice, route, metric and budget over all sizes: from the plane logit(accuracy) = a + b log2 N + c log2 x.
 
     eta = b / c, with the fit inside the bootstrap; a description where the plane fits (`r2`), a mean over unlike places where it does not.
-    Settings in which no or every problem is right hold no slope; accuracies are kept half a problem away from 0 and 1.
+    Settings in which no or every problem is right hold no slope; accuracies are kept half a problem away from 0 and 1. Slices that the
+    summary lacks are left out. Where neither size nor thinking changes anything there is no rate: NaN.
     """
     pools, rows = Pools(draws, seed), []
     for key, curves in _curves(graded, summary, seed).items():
@@ -119,7 +120,10 @@ def _curves(graded: pd.DataFrame, summary: pd.DataFrame, seed: int | str) -> dic
     costs = {row[:4]: row[4:] for row in summary[["cell_id", "slice", "metric", "k", *_KEPT]].itertuples(index=False, name=None)}
     longer: dict[tuple[Any, ...], list[tuple[Cell, str]]] = {}
     curves: dict[_Key, list[Curve]] = {}
+    wanted = set(summary["slice"])
     for cell, slice_ in slices(measure(graded, seed=seed)):
+        if slice_.name not in wanted:
+            continue
         part = Cell(cell.facts, cell.problems[slice_.rows].reset_index(drop=True), cell.points, cell.estimates[slice_.rows])
         conditions = " ".join(str(cell.facts[c]) for c in ("prompt", "route", "sampling"))
         longer.setdefault((cell.facts["benchmark"], slice_.name, conditions, cell.facts["model"]), []).append((part, slice_.name))

@@ -127,7 +127,7 @@ def analyze(study: Study, *, mixed: bool = False) -> Analysis:
     rows = plan(study)
     owed, to_score = sum(r.planned - r.on_disk for r in rows), sum(r.to_score for r in rows)
     engines = tuple(sorted(graded["engine"].astype(str).unique()))
-    rates = overall_rate(graded, summary, PUBLISHED_DRAWS, seed)
+    rates = overall_rate(graded, summary[summary["slice"] == "all"], PUBLISHED_DRAWS, seed)  # what is printed
     said = {"Which route bought accuracy?": tuple(routes(best) + turned(best)), "What was claimed beforehand?": tuple(claimed(checked))}
     said |= {part.question: part.findings for part in concluded}
     written = root / "findings.md"
@@ -293,7 +293,8 @@ def rates_table(rates: pd.DataFrame) -> RichTable:
     for _, rows in shown.sort_values(["benchmark", "thinking_budget"]).groupby(["benchmark", "route"], sort=True):
         row = rows.iloc[0].to_dict()
         eta, low, high = (f"{row[c]:+.2f}".replace("+inf", "∞") for c in ("eta", "low", "high"))
-        table.add_row(row["benchmark"], row["route"], f"{eta} [{low}, {high}]", f"{row['r2']:.2f}")
+        told = ("no rate: nothing changes", "") if math.isnan(row["eta"]) else (f"{eta} [{low}, {high}]", f"{row['r2']:.2f}")
+        table.add_row(row["benchmark"], row["route"], *told)
     return table
 
 

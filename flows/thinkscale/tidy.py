@@ -137,12 +137,7 @@ def checked(graded: pd.DataFrame) -> pd.DataFrame:
         )
         refuse(rows, rows["stopped"].astype(bool), told)
     for column in _NUMBERS:
-        if not pd.api.types.is_numeric_dtype(rows[column]):
-            raise TableError(
-                f"graded: {column} must be numbers, found {rows[column].iloc[0]!r}. Convert the column with pandas.to_numeric."
-            )
-        if pd.api.types.is_extension_array_dtype(rows[column]):  # pandas' own null compares as neither true nor false
-            rows[column] = rows[column].to_numpy(np.float64) if rows[column].hasnans else rows[column].to_numpy()
+        rows[column] = _numeric(rows[column])
     for column in _NEEDED:
         if column not in _MAY_BE_NULL:
             refuse(rows, rows[column].isna(), f"{column} is null")
@@ -158,6 +153,17 @@ def checked(graded: pd.DataFrame) -> pd.DataFrame:
     for keys, columns in ((("cell_id",), FACTS[1:]), (("benchmark", "problem_id"), PROBLEM[2:])):
         _constant(rows, keys, columns)
     return rows
+
+
+def _numeric(values: pd.Series) -> pd.Series:
+    """The same in NumPy's types: pandas' own null compares as neither true nor false."""
+    if not pd.api.types.is_numeric_dtype(values):
+        if pd.api.types.infer_dtype(values) not in ("integer", "floating", "mixed-integer-float"):
+            raise TableError(f"graded: {values.name} must be numbers, found {values.iloc[0]!r}. Convert the column with pandas.to_numeric.")
+        return pd.to_numeric(values)
+    if not pd.api.types.is_extension_array_dtype(values):
+        return values
+    return pd.Series(values.to_numpy(np.float64) if values.hasnans else values.to_numpy(), index=values.index)
 
 
 def _doubled(rows: pd.DataFrame) -> bool:
