@@ -1,4 +1,7 @@
-"""Train a small model ladder: python flows/train_ladder.py [--ladder many] [--size 121k]; goes on where it stopped."""
+"""Train a small model ladder: python flows/train_ladder.py [--ladder many] [--size 121k]; goes on where it stopped.
+
+With --verifier: the verifier that scores the first ladder's answers, ten minutes on one core; from the start each time.
+"""
 
 import argparse
 import sys
@@ -13,7 +16,7 @@ console.settle_prefect()
 from prefect import flow, task  # noqa: E402
 from prefect.cache_policies import NO_CACHE  # noqa: E402
 
-from thinkscale import card  # noqa: E402
+from thinkscale import card, examination, verifier  # noqa: E402
 from thinkscale.ladder import Recipe, train  # noqa: E402
 from thinkscale.plan import RESULTS  # noqa: E402
 from thinkscale.teaching import FIRST, LADDERS, Ladder, Size  # noqa: E402
@@ -32,6 +35,21 @@ def write_card(ladder: Ladder, out: Path) -> Path:
     if out == ladder.folder:
         card.write_catalogue(ladder, found)
     return card.write_card(ladder, found, out)
+
+
+@task(cache_policy=NO_CACHE, persist_result=False)
+def read_and_examine(out: Path) -> Path:
+    """Train the verifier, measure it on held-out problems, write its card."""
+    return examination.examine(verifier.train(verifier.Course(), out))
+
+
+@flow(name="train-verifier", persist_result=False)
+def train_verifier(out: str | None = None) -> None:
+    """Train the first ladder's verifier.
+
+    Args: out: where its checkpoint goes; None: where it ships.
+    """
+    read_and_examine(Path(out) if out else verifier.FOLDER)
 
 
 @flow(name="train-ladder", persist_result=False)
@@ -57,8 +75,12 @@ if __name__ == "__main__":
     parser.add_argument("--size", help="one size, such as 100k (default: all)")
     parser.add_argument("--steps", type=int, help="training steps (default: as the shipped ones)")
     parser.add_argument("--out", help="where checkpoints go (default: flows/<ladder>)")
+    parser.add_argument("--verifier", action="store_true", help="train the verifier of the first ladder instead")
     arguments = parser.parse_args()
     if arguments.size and arguments.size not in LADDERS[arguments.ladder].sizes:
         parser.error(f"--size: {arguments.ladder} has no {arguments.size}; it has {', '.join(LADDERS[arguments.ladder].sizes)}.")
     console.log_to_terminal()
+    if arguments.verifier:
+        train_verifier(arguments.out)
+        sys.exit()
     train_ladder(arguments.ladder, arguments.size, arguments.steps, arguments.out)

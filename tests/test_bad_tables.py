@@ -13,18 +13,25 @@ import pytest
 
 import made
 from thinkscale import power
+from thinkscale.adaptive import adaptive
+from thinkscale.advice import beyond_samples, cheapest_ways, how_to_split, worth_buying
+from thinkscale.boards import boards
 from thinkscale.calibration import calibration
 from thinkscale.compare import claims, compare, comparison_table, headline
 from thinkscale.compliance import compliance, compliance_table
 from thinkscale.config import Claim, PointRef
+from thinkscale.coverage import coverage
 from thinkscale.curves import skill_curves
 from thinkscale.emergence import emergence, findings
 from thinkscale.exchange import NO_SPREAD, exchange_rates, overall_rate
 from thinkscale.findings import claimed, routes, won
 from thinkscale.foresight import foresee
 from thinkscale.inference import interval, resample
+from thinkscale.purchase import purchases
 from thinkscale.regions import frontier_membership, win_regions
-from thinkscale.summarize import summarize
+from thinkscale.split import splits
+from thinkscale.summarize import deployable, summarize
+from thinkscale.targets import targets
 from thinkscale.thresholds import thresholds
 from thinkscale.tidy import TableError, complete
 
@@ -73,12 +80,13 @@ def report(frame: Frame) -> Report:
         curves = skill_curves(graded, summary, chance, {})
         about = frame.drop_duplicates("model").set_index("model")[["params"]].assign(family="all", training_tokens=1e9)
         seen = foresee(graded, chance, about.assign(bits_per_byte=np.nan), DRAWS)
+        all_points = boards(graded, deployable(summary), DRAWS)
         found: Report = {
             "summary": summary,
             "comparison": compare(graded, summary, DRAWS),
             "headline": headline(graded, summary, DRAWS),
             "claims": claims(graded, CLAIMS, DRAWS, 0, summary),
-            "regions": win_regions(graded, summary, draws=DRAWS),
+            "regions": win_regions(all_points),
             "membership": frontier_membership(graded, summary, DRAWS),
             "rates": exchange_rates(graded, summary, DRAWS),
             "overall": overall_rate(graded, summary, DRAWS),
@@ -87,9 +95,16 @@ def report(frame: Frame) -> Report:
             "calibration": calibration(graded, DRAWS),
             "compliance": compliance(graded),
             "forecast": seen.forecast,
+            "purchase": purchases(all_points, {}),
+            "targets": targets(all_points),
+            "split": splits(all_points),
+            "coverage": coverage(graded, DRAWS),
+            "adaptive": adaptive(graded, shapes, draws=DRAWS),
         }
         found["said"] = [*routes(found["headline"]), *won(found["regions"]), *claimed(found["claims"]), *seen.findings]
         found["said"] += findings(found["emergence"], curves)
+        found["said"] += [*worth_buying(found["purchase"]), *cheapest_ways(found["targets"]), *how_to_split(found["split"])]
+        found["said"] += beyond_samples(found["coverage"])
         comparison_table(found["headline"]), compliance_table(found["compliance"])
         return found
 
@@ -243,7 +258,8 @@ def test_one_sample_a_problem_has_no_votes_and_no_agreement() -> None:
 
 def test_unknown_tokens_are_unknown_costs_and_nothing_is_cheaper() -> None:
     found = report(answers().drop(columns=TOKENS))
-    assert found["summary"].filter(like="cost_").isna().all().all() and not found["summary"]["frontier"].any()
+    costs = found["summary"].filter(like="cost_").drop(columns="cost_scorer_flops")  # no point here asks a scorer: that costs nothing
+    assert costs.isna().all().all() and not found["summary"]["frontier"].any()
     assert found["summary"][["share_closed", "mean_thinking_tokens"]].isna().all().all()
     for part in ("comparison", "regions", "membership"):
         assert found[part].empty, part

@@ -14,7 +14,7 @@ from thinkscale.sources import HubBenchmark
 
 CATALOGUE = load_catalogue()
 EXTENTS = {name: benchmark.extent for name, benchmark in benchmarks(CATALOGUE).items()}
-HUB = [m for m in CATALOGUE.models.values() if not m.source.startswith(("ladder/", "prepared/"))]
+HUB = [m for m in CATALOGUE.models.values() if not m.source.startswith(("ladder/", "many/", "prepared/"))]
 PUBLISHED = {  # parameters as the makers' model cards or checkpoints count them
     "qwen3-0.6b": 596_049_920,
     "qwen3-8b": 8_190_735_360,

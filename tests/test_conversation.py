@@ -94,7 +94,7 @@ def test_the_analysis_says_who_called(ran):
 
 
 def test_an_answer_scored_for_gold_has_the_same_thinking_before_it(ran):
-    assert all(a["gold_logprob"] < 0 and a["gold_tokens"] > 0 for a in rows(ran, "answers"))
+    assert all(a["gold_logprob"] < 0 and a["gold_tokens"] > 0 for a in rows(ran, "forced"))
 
 
 # --- turns

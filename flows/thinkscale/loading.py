@@ -149,7 +149,7 @@ def model_revision(model: Model) -> str:
     if not folder.is_dir():
         if model.source.startswith("prepared/"):
             raise ConfigError(f"{model.name} is not on this machine yet. Run: python flows/models.py prepare {model.name}")
-        if model.source.startswith((".", "/", "ladder/")):
+        if model.source.startswith((".", "/", "ladder/", "many/")):
             raise ConfigError(
                 f"models.yaml: {model.name}: no folder '{model.source}'. Train it (python flows/train_ladder.py) or fix `source`."
             )
@@ -249,7 +249,7 @@ def _check_names(config: Experiment, catalogue: Catalogue, benchmarks: Mapping[s
 
     prompts = [p.stem for p in PROMPTS.glob("*.jinja")]
     for model in config.models:
-        known("models", model, [m.name for m in catalogue.models.values() if m.runner == "generate"], "model that writes text")
+        known("models", model, [m.name for m in catalogue.models.values() if m.runner == "generate"], "model")
     for benchmark, use in config.benchmarks.items():
         known("benchmarks", benchmark, benchmarks, "benchmark")
         known(f"benchmarks.{benchmark}.prompt", use.prompt or config.prompt, prompts, "prompt")
