@@ -151,7 +151,7 @@ def test_a_scorer_that_dies_is_started_again_and_finishes(tmp_path):
     [
         ({"scorer": "fake-scorr"}, "scorer: unknown model with runner 'pooling' 'fake-scorr'.*Did you mean 'fake-scorer'"),
         ({"scorer": "fake-21k"}, "scorer: unknown model with runner 'pooling' 'fake-21k'"),
-        ({"models": ["fake-scorer"]}, "models: unknown model that writes text 'fake-scorer'"),
+        ({"models": ["fake-scorer"]}, "models: unknown model 'fake-scorer'"),
     ],
 )
 def test_a_scorer_reads_and_a_model_writes(tmp_path, changes, said):
