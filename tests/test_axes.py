@@ -46,3 +46,7 @@ def test_seconds_are_tokens_at_the_throughput_of_the_trace_set_times_gpus():
     assert found.loc[mine, "cost_seconds"].to_numpy() == pytest.approx(summary.loc[mine, "cost_tokens"].to_numpy() * (2 + 8) / 1000)
     assert found.loc[~mine, "cost_seconds"].isna().all()  # its engine's time is not known
     assert "cost_seconds" not in priced(summary, graded, engine=engine.head(0))
+    dollars = priced(summary, graded, engine=engine, dollars_per_gpu_hour=3.6)
+    assert dollars.loc[mine, "cost_dollars"].to_numpy() == pytest.approx(found.loc[mine, "cost_seconds"].to_numpy() / 1000)
+    assert dollars.loc[~mine, "cost_dollars"].isna().all() and known_axes(dollars)[-2:] == ["seconds", "dollars"]
+    assert "cost_dollars" not in priced(summary, graded, engine=engine.head(0), dollars_per_gpu_hour=3.6)

@@ -25,17 +25,24 @@ AXES: Mapping[str, str] = {
 """Axis -> its unit per problem; its numbers are the column `cost_<axis>`. `steps` is what is waited for, `seconds` what is paid for."""
 
 
-def priced(summary: pd.DataFrame, graded: pd.DataFrame, gpu: Gpu | None = None, engine: pd.DataFrame | None = None) -> pd.DataFrame:
+def priced(
+    summary: pd.DataFrame,
+    graded: pd.DataFrame,
+    gpu: Gpu | None = None,
+    engine: pd.DataFrame | None = None,
+    dollars_per_gpu_hour: float | None = None,
+) -> pd.DataFrame:
     """The summary with `cost_eflops`, where the kind of GPU is known, and `cost_seconds`, where an engine's time was measured.
 
     GPU-seconds are a point's tokens at the throughput at which its trace set was drawn, times the engine's GPUs: many requests at once,
-    prompts included, short and long budgets alike. A `cost_dollars` that is there stays.
+    prompts included, short and long budgets alike. With a price of a GPU they are `cost_dollars` too; one that is there stays otherwise.
 
     Args:
         summary: from `summarize`.
         graded: the same rows; `trace_set_id` joins their cells to the engine's time.
         gpu: the kind of GPU that eFLOPs are of.
         engine: the table `engine`.
+        dollars_per_gpu_hour: what a GPU costs; None: not known.
     """
     more = {}
     if gpu is not None:
@@ -47,6 +54,8 @@ def priced(summary: pd.DataFrame, graded: pd.DataFrame, gpu: Gpu | None = None, 
         sets = graded.drop_duplicates("cell_id").set_index("cell_id")["trace_set_id"].astype(str)
         per_token = summary["cell_id"].map(sets.map(rate).to_dict()).astype(float)
         more["cost_seconds"] = (summary["cost_tokens"] * per_token).to_numpy()
+        if dollars_per_gpu_hour is not None:
+            more["cost_dollars"] = cost.gpu_dollars(more["cost_seconds"], dollars_per_gpu_hour)
     return summary.assign(**more)
 
 

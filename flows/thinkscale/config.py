@@ -273,6 +273,8 @@ class Experiment(Strict):
     """Problems per shard: a shard is what is lost when an engine dies."""
     gpu: Name | None = None
     """Kind of GPU for `--plan`'s estimate of hours."""
+    dollars_per_gpu_hour: Annotated[float, Field(gt=0)] | None = None
+    """What a GPU costs you: makes dollars an axis of cost, from the GPU-seconds that were measured."""
     claims: tuple[Claim, ...] = ()
     loss: Loss | None = None
     """None: loss is not measured."""

@@ -99,7 +99,7 @@ def analyze(study: Study, *, mixed: bool = False) -> Analysis:
     losses = measured(study)
     bits = bits_per_byte(study, losses)
     gpu = None if study.config.gpu is None else study.catalogue.gpus[study.config.gpu]
-    prices = priced(summary, graded, gpu, study.store.read("engine").to_pandas())
+    prices = priced(summary, graded, gpu, study.store.read("engine").to_pandas(), study.config.dollars_per_gpu_hour)
     all_points = boards(graded, deployable(prices), PUBLISHED_DRAWS, seed)
     concluded = (
         who_wins(all_points, graded, summary, seed),
