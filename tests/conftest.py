@@ -15,27 +15,26 @@ hypothesis.settings.register_profile("thinkscale", deadline=None, derandomize=Tr
 hypothesis.settings.load_profile("thinkscale")
 
 
-# What takes longest, longest first: two processes that share the files must not wait at the end for one that began late.
-LONGEST = ("engine", "test_chaos", "test_deploy", "test_flows", "test_sandbox", "test_foresight", "test_scaling", "test_serving")
+# What takes longest, longest first: `make test` shares the files among two processes, and neither must wait for one that began late.
+LONGEST = (
+    "test_chaos",
+    "test_deploy",
+    "test_serving_vllm",
+    "test_routes_vllm",
+    "test_smoke_vllm",
+    "test_flows",
+    "test_sandbox",
+    "test_serving",
+)
 
 
 def pytest_collection_modifyitems(items):
-    """Tests of the real engine are skipped where there is none; in CI they run and fail, so that a lost vLLM is not taken for a pass.
-
-    Where several processes run the tests (`make test`), a file stays in one of them, and all that ask the shared engine are together.
-    """
-    lost = importlib.util.find_spec("vllm") is None and not os.environ.get("CI")
-    for item in items:
-        if lost and item.get_closest_marker("engine"):
-            item.add_marker(pytest.mark.skip(reason="no vLLM in this environment"))
-        together = "engine" if "real_endpoint" in item.fixturenames else item.path.stem
-        item.add_marker(pytest.mark.xdist_group(together))
-    items.sort(key=_place)
-
-
-def _place(item):
-    group = item.get_closest_marker("xdist_group").args[0]
-    return LONGEST.index(group) if group in LONGEST else len(LONGEST)
+    """Tests of the real engine are skipped where there is none; in CI they run and fail, so that a lost vLLM is not taken for a pass."""
+    if importlib.util.find_spec("vllm") is None and not os.environ.get("CI"):
+        for item in items:
+            if item.get_closest_marker("engine"):
+                item.add_marker(pytest.mark.skip(reason="no vLLM in this environment"))
+    items.sort(key=lambda item: LONGEST.index(item.path.stem) if item.path.stem in LONGEST else len(LONGEST))
 
 
 @pytest.fixture(scope="session")
