@@ -17,7 +17,7 @@ demo: setup ## install, run the nano experiment on five small models, print the 
 	$(PY) flows/sweep.py nano
 	$(PY) flows/analyze.py nano
 
-test: setup ## fast tests, some against a real vLLM server (15 minutes on 2 cores)
+test: setup ## fast tests, some against a real vLLM server (about 20 minutes on 2 cores)
 	$(PY) -m pytest -m "not slow" -n 2 --dist loadfile --no-loadscope-reorder
 
 test-slow: setup ## the rest of the tests
