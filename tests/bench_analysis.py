@@ -13,11 +13,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from thinkscale.boards import boards
 from thinkscale.compare import compare, headline
 from thinkscale.config import Shape
 from thinkscale.exchange import exchange_rates, overall_rate
 from thinkscale.regions import frontier_membership, win_regions
-from thinkscale.summarize import summarize
+from thinkscale.summarize import deployable, summarize
 
 MODELS, BUDGETS, SAMPLES, DRAWS = 10, 10, 100, 1000
 WRONG = 30
@@ -105,7 +106,7 @@ def bench_analysis(problems: int) -> dict[str, Any]:
     summary = timed("summary", summarize(graded, known, {"all": 0.0}, DRAWS))
     pairs = timed("comparison", compare(graded, summary, DRAWS))
     timed("headline", headline(graded, summary, DRAWS))
-    timed("regions", win_regions(graded, summary, draws=DRAWS))
+    timed("regions", win_regions(boards(graded, deployable(summary), DRAWS)))
     timed("membership", frontier_membership(graded, summary, DRAWS))
     timed("exchange rates", exchange_rates(graded, summary, DRAWS))
     timed("overall rate", overall_rate(graded, summary, DRAWS))
