@@ -34,6 +34,8 @@ STEEPER = 3.0
 STEP = 0.5
 FALLEN = 0.1
 WITHIN = 0.05
+_FLAT = 1e-9
+"""A slope that changes by less is rounding: of the same accuracies everywhere, which another processor sums otherwise."""
 _NULL_DRAWS = 4000
 _SEEN = 5
 """Problems with any loss that a size needs for its granular mean to say something."""
@@ -121,7 +123,7 @@ def evidence(x: Floats, accuracy: Floats, floor: float, draws: Resampling, granu
     mean, means = accuracy.mean(axis=0), draws.weights @ accuracy
     used = rising(mean, floor)
     bend = hinge(x[:used], means[:, :used])
-    kink = (bend.change > 0) & (bend.before + bend.change > STEEPER * np.maximum(bend.before, 0))
+    kink = (bend.change > _FLAT) & (bend.before + bend.change > STEEPER * np.maximum(bend.before, 0))
     # A curve that has risen and levelled off within a few sizes hides its kink from a hinge, which sees the levelling off
     steps = np.diff(means, axis=1)
     kink |= (steps[:, 1:].max(axis=1) > STEP * (means.max(axis=1) - means[:, 0])) & (steps[:, 1:].max(axis=1) > SIGNAL)
