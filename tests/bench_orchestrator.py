@@ -1,19 +1,22 @@
 """What the orchestrator costs: `make bench` runs this and prints its figures. Standard output: one JSON object.
 
 Simulated workers: threads that evaluate one model from one results folder, with claims, store and HTTP client as they are, against a server
-in this process that answers every request after a set time. Prefect: a real server, one worker, a sweep through it with the fake engine.
+that answers every request after a set time. Prefect: a real server, one worker, a sweep through it with the fake engine.
 """
 
 import asyncio
 import gc
 import json
+import multiprocessing
 import os
+import socket
 import sys
 import tempfile
-import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
+from urllib.request import urlopen
 
 import yaml
 from aiohttp import web
@@ -29,29 +32,19 @@ ROUNDS = 3  # shards that a worker does one after the other, two side by side
 WORKERS = (1, 2, 4, 8)
 
 
-class Server:
+class Engine:
     """An engine that is never busy: any number of requests, each answered after a set time."""
 
     def __init__(self, latency):
-        self.latency, self.ready = latency, threading.Event()
-        self.loop = asyncio.new_event_loop()
-        threading.Thread(target=self.run, daemon=True).start()
-        self.ready.wait(30)
+        self.latency = latency
 
-    def run(self):
-        asyncio.set_event_loop(self.loop)
+    def app(self):
         app = web.Application(client_max_size=2**30)
         for path in ("/health", "/version", "/metrics"):
             app.router.add_get(path, self.get)
         for path in ("/tokenize", "/detokenize", "/v1/completions"):
             app.router.add_post(path, self.post)
-        runner = web.AppRunner(app, access_log=None)
-        self.loop.run_until_complete(runner.setup())
-        site = web.TCPSite(runner, "127.0.0.1", 0)
-        self.loop.run_until_complete(site.start())
-        self.url = f"http://127.0.0.1:{runner.addresses[0][1]}"
-        self.ready.set()
-        self.loop.run_forever()
+        return app
 
     async def get(self, request):
         return web.Response(text="") if request.path == "/metrics" else web.json_response({"version": "simulated"})
@@ -72,9 +65,34 @@ class Server:
         return web.json_response({"choices": choices, "usage": {"completion_tokens": len(choices)}})
 
 
+@contextmanager
+def engine(latency):
+    """Its URL. In a process of its own, as engines are: what it computes is not the orchestrator's."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        process = multiprocessing.get_context("spawn").Process(target=serve, args=(latency, listening), daemon=True)
+        process.start()
+        url = f"http://127.0.0.1:{listening.getsockname()[1]}"
+        try:
+            urlopen(f"{url}/health", timeout=60).close()  # it listens already: this waits until it answers
+            yield url
+        finally:
+            process.kill()
+            process.join()
+
+
+def serve(latency, listening):
+    """Answer until killed."""
+    web.run_app(Engine(latency).app(), sock=listening, access_log=None, print=None)
+
+
 def simulated(folder, workers, rounds=ROUNDS, latency=LATENCY):
     """Seconds that so many workers take for so many times the work, and how much memory more than before."""
-    server = Server(latency)
+    with engine(latency) as url:
+        return worked(folder, workers, rounds, latency, url)
+
+
+def worked(folder, workers, rounds, latency, url):
+    """As `simulated`, on this engine."""
     problems = 10 * workers * evaluate.SHARDS_AT_ONCE * rounds
     fields = {
         "name": f"simulated{workers}-{rounds}",
@@ -84,7 +102,7 @@ def simulated(folder, workers, rounds=ROUNDS, latency=LATENCY):
         "num_samples": 8,
     }
     fields |= {"benchmarks": {"sums": {"problems": problems}}, "answer_tokens": 8, "shard_problems": 10}
-    fields["engine"] = {"base_url": server.url, "concurrency": 100_000, "prompts_per_request": 100_000}
+    fields["engine"] = {"base_url": url, "concurrency": 100_000, "prompts_per_request": 100_000}
     path = folder / f"{fields['name']}.yaml"
     path.write_text(yaml.safe_dump(fields))
     opened = open_study(str(path), folder)
@@ -94,7 +112,6 @@ def simulated(folder, workers, rounds=ROUNDS, latency=LATENCY):
     with ThreadPoolExecutor(workers) as pool:
         ran = list(pool.map(lambda _: asyncio.run(evaluate.evaluate(opened, "ladder-21k")), range(workers)))
     seconds = time.monotonic() - begun
-    server.loop.call_soon_threadsafe(server.loop.stop)
     assert sum(ran) == workers * evaluate.SHARDS_AT_ONCE * rounds, ran
     return {"workers": workers, "rounds": rounds, "latency": latency, "seconds": seconds, "more_mb": memory() - before}
 

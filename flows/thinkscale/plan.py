@@ -111,9 +111,9 @@ class OnDisk(NamedTuple):
 
     samples: dict[SampleKey, tuple[str, int]]
     """How the longest trace of each sample ended, and under which cap."""
-    answers: set[tuple[str, str, int]]
-    """cell_id, problem_id, sample_index."""
-    forced: set[tuple[str, str, int]]
+    answers: dict[str, set[SampleKey]]
+    """cell_id -> what is answered."""
+    forced: dict[str, set[SampleKey]]
     """Likewise of answers whose gold answer was scored."""
 
 
@@ -121,9 +121,11 @@ def on_disk(study: Study, trace_set_id: str, problems: Sequence[Problem] | None 
     """Read the keys of a trace set, all or of some problems. Raises StoreError for a part of another schema version."""
     samples = _keys(study, "samples", ["problem_id", "sample_index", "ended", "trace_budget"], trace_set_id, problems)
     longest_last = sorted(samples, key=lambda key: key[3])
-    tables: tuple[TableName, ...] = ("answers", "forced")
-    answers, forced = (set(_keys(study, t, ["cell_id", "problem_id", "sample_index"], trace_set_id, problems)) for t in tables)
-    return OnDisk({SampleKey(p, i): (ended, budget) for p, i, ended, budget in longest_last}, answers, forced)
+    of_cells: dict[TableName, dict[str, set[SampleKey]]] = {"answers": {}, "forced": {}}
+    for table, cells in of_cells.items():
+        for cell, problem, sample in _keys(study, table, ["cell_id", "problem_id", "sample_index"], trace_set_id, problems):
+            cells.setdefault(cell, set()).add(SampleKey(problem, sample))
+    return OnDisk({SampleKey(p, i): (ended, budget) for p, i, ended, budget in longest_last}, of_cells["answers"], of_cells["forced"])
 
 
 def _keys(study: Study, table: TableName, columns: list[str], trace_set_id: str, problems: Sequence[Problem] | None) -> Iterator[Any]:
@@ -170,7 +172,6 @@ def _slices(study: Study, trace_set: TraceSet) -> list[Shard]:
 def _owed(study: Study, shard: Shard, disk: OnDisk) -> Shard:
     """The shard with the keys that are planned and not on disk."""
     planned = [SampleKey(p.problem_id, i) for p, i in itertools.product(shard.problems, range(shard.trace_set.num_samples))]
-    cells = {b: shard.trace_set.cell_id(b) for b in sorted(shard.trace_set.budgets)}
     draw, extend = [], []
     for key in planned if shard.budget else ():
         ended, budget = disk.samples.get(key, ("", 0))
@@ -178,10 +179,15 @@ def _owed(study: Study, shard: Shard, disk: OnDisk) -> Shard:
             draw.append(key)
         elif ended == "cut" and budget < shard.budget:
             extend.append(key)
-    answers = tuple(AnswerKey(*key, b) for key in planned for b, cell in cells.items() if (cell, *key) not in disk.answers)
-    wanted = planned if study.config.gold_logprob else ()
-    forced = tuple(AnswerKey(*key, b) for key in wanted for b, cell in cells.items() if (cell, *key) not in disk.forced)
+    answers = _missing(shard.trace_set, planned, disk.answers)
+    forced = _missing(shard.trace_set, planned, disk.forced) if study.config.gold_logprob else ()
     return replace(shard, draw=tuple(draw), extend=tuple(extend), answers=answers, forced=forced)
+
+
+def _missing(trace_set: TraceSet, planned: Sequence[SampleKey], there: Mapping[str, set[SampleKey]]) -> tuple[AnswerKey, ...]:
+    """Sample by sample, at every budget in turn, what is planned and not there; a slice that owes nothing is seen as a whole."""
+    left = {b: set(planned).difference(there.get(trace_set.cell_id(b), ())) for b in sorted(trace_set.budgets)}
+    return tuple(AnswerKey(*key, b) for key in planned for b, keys in left.items() if key in keys) if any(left.values()) else ()
 
 
 class PlanRow(NamedTuple):

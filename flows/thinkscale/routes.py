@@ -7,7 +7,7 @@ What it does not do: generate (see `generate`), touch token ids (see `thinking`)
 
 import json
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -110,7 +110,12 @@ class TraceSet:
 
     def cell_id(self, thinking_budget: int) -> str:
         """16 hex digits: trace set + budget."""
-        return digest({"trace_set": self.trace_set_id, "thinking_budget": thinking_budget})
+        return _cell_id(self.trace_set_id, thinking_budget)
+
+
+@cache
+def _cell_id(trace_set_id: str, thinking_budget: int) -> str:
+    return digest({"trace_set": trace_set_id, "thinking_budget": thinking_budget})  # kept: every row of an answer asks for it
 
 
 def routes(config: Experiment, benchmark: BenchmarkUse | None = None) -> list[Route]:

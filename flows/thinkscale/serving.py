@@ -5,10 +5,12 @@ completion came back; alive = tokens advance while requests wait; the end = no p
 is killed (see `supervise`). What it does not do: no restart (that is the caller's policy: `with serve(...)` again, after EngineFailure).
 """
 
+import functools
 import os
 import re
 import shlex
 import socket
+import ssl
 import subprocess
 import sys
 import threading
@@ -195,7 +197,8 @@ class Running:
 
     def _http(self) -> httpx.Client:
         headers = {"Authorization": f"Bearer {self.key}"} if self.key else {}
-        return httpx.Client(base_url=self.base_url, headers=headers, timeout=5.0, trust_env=self.engine.base_url is not None)
+        told = self.engine.base_url is not None
+        return httpx.Client(base_url=self.base_url, headers=headers, timeout=5.0, trust_env=told, verify=_certificates())
 
     def _try_completion(self, http: httpx.Client) -> Endpoint | str:
         """The endpoint if the engine completes, or what was seen instead. Raises EngineNotStarted where waiting is no use."""
@@ -304,6 +307,12 @@ def _look(http: httpx.Client, vitals: Vitals, timeout: float) -> dict[str, float
     tokens = found.get("generation_tokens", 0.0) + found.get("prompt_tokens", 0.0)
     waiting = max(vitals.in_flight, found.get("num_requests_running", 0.0) + found.get("num_requests_waiting", 0.0))
     return {**found, "tokens": tokens, "waiting": waiting}
+
+
+@functools.cache
+def _certificates() -> ssl.SSLContext:
+    """Read once: it takes a tenth of a second and more, for every client anew."""
+    return httpx.create_ssl_context()
 
 
 def _new_log(folder: Path, model: str) -> tuple[Path, Any]:

@@ -52,6 +52,11 @@ class Shard:
         """What is claimed (see `claims`): these problems of this trace set, whatever is owed of them."""
         return digest([self.trace_set.trace_set_id, [p.problem_id for p in self.problems]])
 
+    @cached_property
+    def by_id(self) -> dict[str, Problem]:
+        """Its problems."""
+        return {p.problem_id: p for p in self.problems}
+
     @property
     def sequences(self) -> int:
         """How many completions it takes at most."""
@@ -88,7 +93,7 @@ async def run_shard(shard: Shard, generator: Generator, store: Store) -> ShardDo
         name = f"{shard.trace_set.trace_set_id}-{digest(shard.answers)}"
         rows = [_answer_row(shard, key, answer, prompts, generator) for key, answer in answers.items()]
         await asyncio.to_thread(store.publish, "answers", name, rows, trace_set_id=shard.trace_set.trace_set_id)
-        correct = await asyncio.to_thread(grade_part, store, name, {shard.benchmark.name: shard.benchmark}, _by_id(shard.problems))
+        correct = await asyncio.to_thread(grade_part, store, name, {shard.benchmark.name: shard.benchmark}, shard.by_id)
     if shard.forced:
         await _force(shard, generator, store, prompts, traces)
     return ShardDone(len(shard.draw) + len(shard.extend), len(shard.answers), correct)
@@ -240,7 +245,7 @@ def _of_slice(store: Store, table: TableName, columns: list[str], shard: Shard) 
 
 def _forced_row(shard: Shard, key: AnswerKey, trace_hash: str, found: Forced | None, generator: Generator) -> dict[str, Any]:
     choices = found.choices if found else ()
-    right = right_choice(_by_id(shard.problems)[key.problem_id]) if choices else 0
+    right = right_choice(shard.by_id[key.problem_id]) if choices else 0
     return {
         "trace_set_id": shard.trace_set.trace_set_id,
         "cell_id": shard.trace_set.cell_id(key.thinking_budget),
@@ -257,13 +262,9 @@ def _forced_row(shard: Shard, key: AnswerKey, trace_hash: str, found: Forced | N
     }
 
 
-def _by_id(problems: tuple[Problem, ...]) -> dict[str, Problem]:
-    return {p.problem_id: p for p in problems}
-
-
 def _keys(shard: Shard, problem_id: str) -> dict[str, Any]:
     """The key columns that `samples` and `answers` share."""
-    t, problem = shard.trace_set, _by_id(shard.problems)[problem_id]
+    t, problem = shard.trace_set, shard.by_id[problem_id]
     return {
         "trace_set_id": t.trace_set_id,
         "model": t.model.name,
