@@ -176,8 +176,9 @@ class Generator:
                 if trace.ended == "cut" and trace.budget < cap and self.route.name != "native":
                     short[key] = trace
                 else:
-                    full: dict[str, Any] = {"ended": "too_long", "next_id": -1, "pending": ()}
-                    done[key] = replace(trace, budget=budget, **(full if trace.ended == "cut" and cap < budget else {}))
+                    if trace.ended == "cut" and cap < budget:
+                        trace = replace(trace, ended="too_long", next_id=-1, pending=())
+                    done[key] = trace if trace.budget == budget else replace(trace, budget=budget)
             if not short:
                 return done
             traces = await self._drawn_on(prompts, short, budget)

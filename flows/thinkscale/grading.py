@@ -9,6 +9,7 @@ or algebra in this process (see `sandbox`, `verify`).
 
 import difflib
 import json
+import operator
 import os
 import re
 import unicodedata
@@ -103,13 +104,17 @@ def _ungraded(status: Status) -> Grade:
 # --- number ---
 
 
+_DECIMAL = re.compile(r"-?\d+(\.\d+)?")
+
+
 def _digits_right(gold: str, found: str) -> float:
     """Share of digits that agree, aligned at the point from the right; sign and length count. 0 where either is no plain decimal."""
-    if not all(re.fullmatch(r"-?\d+(\.\d+)?", key) for key in (gold, found)):
+    if not (_DECIMAL.fullmatch(gold) and _DECIMAL.fullmatch(found)):
         return 0.0
-    places = max(len(key.partition(".")[2]) for key in (gold, found))
-    a, b = (key.partition(".")[0] + key.partition(".")[2].ljust(places, "0") for key in (gold, found))
-    return sum(x == y for x, y in zip(reversed(a), reversed(b), strict=False)) / max(len(a), len(b))
+    (a, _, rest), (b, _, also) = gold.partition("."), found.partition(".")
+    places = max(len(rest), len(also))
+    a, b = a + rest.ljust(places, "0"), b + also.ljust(places, "0")
+    return float(sum(map(operator.eq, reversed(a), reversed(b))) / max(len(a), len(b)))
 
 
 # --- exact ---

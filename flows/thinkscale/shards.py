@@ -57,6 +57,23 @@ class Shard:
         """Its problems."""
         return {p.problem_id: p for p in self.problems}
 
+    @cached_property
+    def keys(self) -> dict[str, Any]:
+        """The columns that all its rows have alike."""
+        t = self.trace_set
+        return {
+            "trace_set_id": t.trace_set_id,
+            "model": t.model.name,
+            "params": t.model.params,
+            "params_active": t.model.params_active,
+            "params_non_embedding": t.model.params_non_embedding,
+            "benchmark": self.benchmark.name,
+            "skill": self.benchmark.skill,
+            "prompt": t.prompt_name,
+            "route": str(t.route),
+            "sampling": str(t.sampling),
+        }
+
     @property
     def sequences(self) -> int:
         """How many completions it takes at most."""
@@ -264,22 +281,8 @@ def _forced_row(shard: Shard, key: AnswerKey, trace_hash: str, found: Forced | N
 
 def _keys(shard: Shard, problem_id: str) -> dict[str, Any]:
     """The key columns that `samples` and `answers` share."""
-    t, problem = shard.trace_set, shard.by_id[problem_id]
-    return {
-        "trace_set_id": t.trace_set_id,
-        "model": t.model.name,
-        "params": t.model.params,
-        "params_active": t.model.params_active,
-        "params_non_embedding": t.model.params_non_embedding,
-        "benchmark": shard.benchmark.name,
-        "skill": shard.benchmark.skill,
-        "difficulty": problem.difficulty,
-        "prompt": t.prompt_name,
-        "route": str(t.route),
-        "sampling": str(t.sampling),
-        "problem_id": problem_id,
-        "cluster_id": problem.cluster_id,
-    }
+    problem = shard.by_id[problem_id]
+    return {**shard.keys, "problem_id": problem_id, "cluster_id": problem.cluster_id, "difficulty": problem.difficulty}
 
 
 def _sample_row(shard: Shard, key: SampleKey, trace: Trace, prompts: Mapping[str, list[int]], generator: Generator) -> dict[str, Any]:
