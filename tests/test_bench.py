@@ -2,11 +2,14 @@
 
 import asyncio
 
+import pytest
+
 import bench as command
 import fakes
 from thinkscale import bench
 from thinkscale.config import Catalogue, Engine
 from thinkscale.endpoint import Client
+from thinkscale.loading import load_catalogue
 from thinkscale.serving import serve
 
 
@@ -49,9 +52,15 @@ def test_tokens_are_the_engines_own_count_and_one_pass_needs_the_fewest(tmp_path
 
         assert asyncio.run(eleven()).tokens == 11
     tokens = {way: measured[0].tokens for way, measured in found.items()}
+    assert tokens[bench.GOLD] > tokens["one pass"]
     assert 2 * tokens["one pass"] < tokens["run per budget"] < tokens["run per (budget, k)"]
     rows = {row.what: row for row in command.grid_rows(found)}
     assert float(rows["run per (budget, k)"].measured.split()[0]) > 3
+
+
+@pytest.mark.parametrize("name", bench.GRADED_SKILLS)
+def test_the_answers_that_are_graded_for_speed_are_of_both_kinds(name):
+    assert bench.bench_grading(load_catalogue(), name, answers=100, problems=20) > 0
 
 
 def test_a_ratio_is_taken_within_each_repetition():

@@ -14,22 +14,26 @@ import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from thinkscale import serving
 from thinkscale.config import FLOWS, Catalogue, Engine, Model, Sampling
 from thinkscale.endpoint import Client, Endpoint
+from thinkscale.forced import teacher_forced
 from thinkscale.generate import AnswerKey, Generator, Room, SampleKey
+from thinkscale.grading import grade_many
 from thinkscale.launch import inherited_environment
 from thinkscale.loading import prompt_text, source_path
-from thinkscale.problems import benchmarks
+from thinkscale.problems import Problem, benchmarks
 from thinkscale.prompting import boundary
 
 BUDGETS = (0, 6, 12, 18, 24, 32)
 SAMPLES = 16
 ANSWER_TOKENS = 8
 REQUESTS, LENGTH, AT_ONCE = 512, 64, 64
+GOLD = "one pass, gold answers scored"
 API_SERVER = (sys.executable, "-m", "vllm.entrypoints.openai.api_server")
 
 
@@ -70,13 +74,17 @@ class Grid:
 
     generator: Generator
     prompts: dict[str, list[int]]
+    problems: list[Problem]
 
-    async def one_pass(self) -> None:
-        """As the flows do it: traces at the largest budget, then forced answers at every budget."""
+    async def one_pass(self, gold: bool = False) -> None:
+        """As the flows do it: traces at the largest budget, then forced answers at every budget, then gold answers in their place."""
         keys = self._keys(SAMPLES)
         traces = await self.generator.traces(self.prompts, keys, max(BUDGETS))
         owed = [AnswerKey(*key, budget) for key in keys for budget in BUDGETS]
         await self.generator.answers(self.prompts, traces, owed, {})
+        if gold:
+            seen = self.generator.seen(self.prompts, traces, owed)
+            await teacher_forced(self.generator, self.prompts, self.problems, {key: cut for key, (cut, _) in seen.items()})
 
     async def run_per_budget(self) -> None:
         """Baseline: every budget sampled on its own under a hard cap, with all samples."""
@@ -108,7 +116,7 @@ async def open_grid(client: Client, catalogue: Catalogue, model: Model, engine: 
     generator = Generator(client, model, tags, model.sampling, engine, ANSWER_TOKENS, room)
     known = benchmarks(catalogue)
     found = [p for name in ("sums", "swaps", "mapping") for p in known[name].load(problems // 3, 0)]
-    return Grid(generator, await generator.prompts(found, prompt_text("question")))
+    return Grid(generator, await generator.prompts(found, prompt_text("question")), found)
 
 
 async def timed(client: Client, work: Callable[[], Awaitable[Any]]) -> Timed:
@@ -126,8 +134,9 @@ async def bench_grid(
     async with Client(endpoint) as client:
         grid = await open_grid(client, catalogue, model, Engine(), problems)
         single = replace(grid, generator=replace(grid.generator, engine=Engine(prompts_per_request=1)))
-        ways = {
+        ways: dict[str, Callable[[], Awaitable[Any]]] = {
             "one pass": grid.one_pass,
+            GOLD: partial(grid.one_pass, gold=True),
             "one pass, an answer a request": single.one_pass,
             "run per budget": grid.run_per_budget,
             "run per budget, an answer a request": single.run_per_budget,
@@ -139,6 +148,30 @@ async def bench_grid(
             for way, work in ways.items():
                 found[way].append(await timed(client, work))
     return found
+
+
+# --- grading
+
+GRADED = 100_000
+WORDED = ("{}", "The answer is {}.", "So we get:\n**{}**", "I think it must be {}, or nearly so.", "no idea")
+GRADED_SKILLS = ("sums", "reversal", "whereabouts")
+"""Of the graders `number`, `exact` and `choice`."""
+
+
+def bench_grading(catalogue: Catalogue, name: str, answers: int = GRADED, problems: int = 500) -> float:
+    """Seconds to grade so many answers to a skill's problems: right and wrong ones in the words of chat models."""
+    benchmark = benchmarks(catalogue)[name]
+    found = benchmark.load(problems, 0)
+    given = [found[0].answer, *(p.answer for p in found)]  # the problem's own answer, or the one's before it
+    texts = [WORDED[i % len(WORDED)].format(given[i % problems + i % 2]) for i in range(answers)]
+    asked = [(text, found[i % problems], False) for i, text in enumerate(texts)]
+    start = time.perf_counter()
+    grades = grade_many(benchmark.grader, asked)
+    seconds = time.perf_counter() - start
+    right = sum(grade.correct for grade in grades) / answers
+    if not 0.2 < right < 0.8:
+        raise RuntimeError(f"{name}: {right:.0%} of answers of which about half are right were found to be")
+    return seconds
 
 
 # --- throughput against vLLM's own serving benchmark
