@@ -121,7 +121,7 @@ def write_card(ladder: Ladder, found: list[Checkpoint], out: Path) -> Path:
         flags=re.DOTALL,
     )
     path = out / "README.md"
-    taught = ", ".join(f"{skill} {share:.0%}" for skill, share in ladder.mix.items())
+    taught = "; then ".join(", ".join(f"{skill} {share:.0%}" for skill, share in lesson.mix.items()) for lesson in ladder.lessons)
     told = {"name": ladder.name, "says": ladder.says, "taught": taught, "held_out": len(held_out_problems(ladder))}
     path.write_text(text.format(steps=recipe["steps"], batch=recipe["batch"], **told))
     return path
