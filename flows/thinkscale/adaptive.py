@@ -1,11 +1,13 @@
-"""Sampling until the vote is settled, replayed on samples that were all drawn: accuracy and samples used at each confidence.
+"""Sampling until the vote is settled: accuracy and samples used, where drawing stopped, and replayed where all samples were drawn.
 
 Why: a problem on which the samples agree needs few of them; what stopping saves, and what it costs in accuracy, is a point of its own on
 the axis of compute (Adaptive-Consistency: Aggarwal et al. 2023, arXiv:2305.11860).
 The rule: after each sample, v of which voted for the leading answer and w for the second, stop when P(the first is the more probable of the
 two) is at least the confidence, with a uniform prior: that a Beta(v + 1, w + 1) is above a half. Samples are alike, so n of them in random
 order have the law of n as they would come: the replay is unbiased for drawing so with at most n.
-What it does not do: stop any drawing. A sample count that the answers decided is no n of a binomial: pass@k, maj@k, best-of-k, votes, their
+Where drawing really stopped (`stop:` in the YAML) a problem counts by the vote at its stop, one outcome of the same rule: unbiased too.
+What it does not do: stop any drawing (see `stopping`). A sample count that the answers decided is no n of a binomial: pass@k, maj@k,
+best-of-k, votes, their
 intervals, calibration and everything made from them are wrong on stopped data, whose rows (`stopped`: true) are refused everywhere
 (`tidy.checked`); fixed-n and stopped data never meet in one estimate.
 """
@@ -17,11 +19,11 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
-from scipy.special import betainc
 
 from thinkscale import schema
-from thinkscale.config import Shape
-from thinkscale.inference import Floats, Ints, Pools, generator, interval
+from thinkscale.config import Shape, Stop
+from thinkscale.inference import Ints, Pools, Resampling, generator, interval
+from thinkscale.stopping import samples_wanted, settled
 from thinkscale.summarize import row_flops, typed
 from thinkscale.tidy import checked
 
@@ -42,11 +44,6 @@ class Replay(NamedTuple):
     """Cost of those."""
     error: float
     """Standard error of `value` from drawing orders; 0 where all were looked at."""
-
-
-def settled(first: ArrayLike, second: ArrayLike) -> Floats:
-    """P(the leading answer is the more probable of the first two) after so many votes for each, with a uniform prior."""
-    return np.asarray(betainc(np.asarray(second) + 1.0, np.asarray(first) + 1.0, 0.5), dtype=np.float64)
 
 
 def replay(
@@ -97,7 +94,7 @@ def adaptive(
     draws: int = 1000,
     seed: int | str = 0,
 ) -> pd.DataFrame:
-    """The adaptive table (`schema.ADAPTIVE`): one row per cell and confidence, of cells with equally many samples, two or more.
+    """The adaptive table (`schema.ADAPTIVE`), replayed: one row per cell and confidence, of cells with equally many samples, two or more.
 
     Args:
         graded: one row per answer, drawn with a fixed number of samples.
@@ -120,6 +117,73 @@ def adaptive(
     return typed(found.sort_values(["benchmark", "params", "model", "thinking_budget", "cell_id", "confidence"]), schema.ADAPTIVE)
 
 
+def stopped(
+    graded: pd.DataFrame, shapes: Mapping[str, Shape], stop: Stop, num_samples: int, draws: int = 1000, seed: int | str = 0
+) -> pd.DataFrame:
+    """The adaptive table of data whose drawing stopped: one row per cell, of the cells that are finished.
+
+    What a folder holds beyond a problem's stop (it was drawn before with a fixed number) is left out. So is a cell in which a problem is
+    not done, since those that are done first are the easy ones.
+
+    Args:
+        graded: one row per answer, whatever its number of samples.
+        shapes, draws, seed: as of `adaptive`.
+        stop: the rule.
+        num_samples: the most that are drawn.
+    """
+    rows = checked(graded.drop(columns="stopped", errors="ignore"))  # the one estimate that is right for such rows
+    rows, pools, table = rows.assign(**row_flops(rows, shapes)), Pools(draws, seed), []
+    for _, cell in rows.groupby("cell_id", observed=True, sort=True):
+        used = [_used(mine, stop, num_samples) for _, mine in cell.groupby("problem_id", observed=True, sort=True)]
+        finished = [mine for mine in used if mine is not None]
+        if len(finished) == len(used):
+            facts = {name: cell[name].iloc[0] for name in _FACTS}
+            sample = pools.get(
+                str(facts["benchmark"]), [str(m["problem_id"].iloc[0]) for m in finished], [str(m["cluster_id"].iloc[0]) for m in finished]
+            )
+            table.append({**facts, **_stopped_cell(finished, stop, num_samples, sample)})
+    found = pd.DataFrame(table, columns=schema.ADAPTIVE.names)
+    return typed(found.sort_values(["benchmark", "params", "model", "thinking_budget", "cell_id"]), schema.ADAPTIVE)
+
+
+def _used(mine: pd.DataFrame, stop: Stop, most: int) -> pd.DataFrame | None:
+    """The samples of a problem up to its stop; None where more are wanted than are there."""
+    classes = {int(i): None if pd.isna(c) else str(c) for i, c in zip(mine["sample_index"], mine["answer_class"], strict=True)}
+    wanted = samples_wanted(classes, stop, most)
+    rows = mine[mine["sample_index"] < wanted]
+    return rows if len(rows) == wanted else None
+
+
+def vote(answer_class: Sequence[Any], correct: ArrayLike) -> float:
+    """P(the vote is right), ties in expectation; no vote is wrong."""
+    classes = pd.Series(list(answer_class), dtype=object)
+    votes = classes.value_counts()
+    leading = votes.index[votes == votes.max()] if len(votes) else votes.index
+    right = pd.Series(np.asarray(correct, float)).groupby(classes).max()
+    return float(np.mean([right[name] for name in leading])) if len(leading) else 0.0
+
+
+def _stopped_cell(problems: list[pd.DataFrame], stop: Stop, most: int, sample: Resampling) -> dict[str, Any]:
+    values = np.array([[vote(mine["answer_class"].tolist(), mine["correct"].to_numpy())] for mine in problems])
+    used = np.array([len(mine) for mine in problems], dtype=np.float64)
+    ends = interval(values, sample)
+    cost = [mine["prefill_flops"].mean() + mine["decode_flops"].sum(skipna=False) for mine in problems]
+    return {
+        "confidence": stop.confidence,
+        "every": stop.every,
+        "drawn": True,
+        "value": values.mean(),
+        "low": ends.low[0],
+        "high": ends.high[0],
+        "draw_error": 0.0,
+        "mean_samples": used.mean(),
+        "saved_share": 1.0 - used.mean() / most,
+        "cost_flops": float(np.mean(cost)),
+        "num_problems": len(problems),
+        "num_samples": most,
+    }
+
+
 def _cell(problems: list[tuple[str, pd.DataFrame]], confidences: Sequence[float], pools: Pools, about: tuple[str, int | str]) -> list[Any]:
     benchmark, seed = about
     sample = pools.get(benchmark, [p for p, _ in problems], [str(mine["cluster_id"].iloc[0]) for _, mine in problems])
@@ -134,6 +198,8 @@ def _cell(problems: list[tuple[str, pd.DataFrame]], confidences: Sequence[float]
     return [
         {
             "confidence": confidence,
+            "every": 1,
+            "drawn": False,
             "value": values[:, i].mean(),
             "low": ends.low[i],
             "high": ends.high[i],

@@ -117,7 +117,7 @@ THRESHOLDS = Table(
 
 ADAPTIVE = Table(
     "adaptive",
-    "one row per cell and confidence: its samples replayed in random order, each problem until its vote is settled",
+    "one row per cell and confidence: each problem's samples until its vote is settled, drawn so or replayed in random order",
     ("cell_id", "confidence"),
     (
         Column("cell_id", pa.string(), "Hash of trace set and thinking budget."),
@@ -130,20 +130,22 @@ ADAPTIVE = Table(
         Column("sampling", pa.string(), "Sampling settings."),
         Column("thinking_budget", pa.int32(), "Cap on thinking tokens; 0 is thinking off."),
         Column("confidence", pa.float64(), "Drawing stops when the leading answer leads with at least this posterior probability."),
+        Column("every", pa.int32(), "Samples drawn before each look at the vote."),
+        Column("drawn", pa.bool_(), "Drawing really stopped (`stop:` in the YAML); false: a replay of samples that were all drawn."),
         Column("value", pa.float64(), "Accuracy of the vote at the stop."),
         Column("low", pa.float64(), "Lower end of its 95 % interval over problems."),
         Column("high", pa.float64(), "Upper end of its 95 % interval."),
-        Column("draw_error", pa.float64(), "Standard error of `value` from the orders that were drawn; 0: all orders."),
-        Column("difference", pa.float64(), "`value - fixed_value`, paired by problem."),
-        Column("difference_low", pa.float64(), "Lower end of its 95 % interval."),
-        Column("difference_high", pa.float64(), "Upper end of its 95 % interval."),
+        Column("draw_error", pa.float64(), "Standard error of `value` from the orders that were replayed; 0: all of them, or `drawn`."),
+        Column("difference", pa.float64(), "`value - fixed_value`, paired by problem; null where `drawn`.", nullable=True),
+        Column("difference_low", pa.float64(), "Lower end of its 95 % interval.", nullable=True),
+        Column("difference_high", pa.float64(), "Upper end of its 95 % interval.", nullable=True),
         Column("mean_samples", pa.float64(), "Samples drawn per problem, on average."),
         Column("saved_share", pa.float64(), "Share of the samples that were not drawn: `1 - mean_samples / num_samples`."),
         Column("cost_flops", pa.float64(), "Mean FLOPs per problem: the prompt once and the samples drawn.", nullable=True),
-        Column("fixed_value", pa.float64(), "Accuracy of the vote of all samples (maj@n)."),
+        Column("fixed_value", pa.float64(), "Accuracy of the vote of all samples (maj@n); null where `drawn`.", nullable=True),
         Column("fixed_cost_flops", pa.float64(), "Mean FLOPs per problem with all of them.", nullable=True),
         Column("num_problems", pa.int32(), "Problems in the denominator."),
-        Column("num_samples", pa.int32(), "The cap: samples that were drawn for each problem."),
+        Column("num_samples", pa.int32(), "The most that are drawn for a problem; in a replay all of them were."),
     ),
 )
 

@@ -216,6 +216,15 @@ class ThinkingUse(Strict):
     """Of `effort`: level -> arguments of the chat template."""
 
 
+class Stop(Strict):
+    """Adaptive sampling: drawing for a problem stops when its vote is settled (see `stopping`); `num_samples` is the most."""
+
+    confidence: Annotated[float, Field(gt=0.5, lt=1)] = 0.95
+    """Posterior probability that the leading answer is the more probable one."""
+    every: Positive = 4
+    """Samples drawn before each look at the vote."""
+
+
 class Engine(Strict):
     """How engines are started and watched. Not part of any identity: it must not change what is drawn."""
 
@@ -278,6 +287,8 @@ class Experiment(Strict):
     claims: tuple[Claim, ...] = ()
     loss: Loss | None = None
     """None: loss is not measured."""
+    stop: Stop | None = None
+    """None: all samples are drawn. Otherwise estimates that need a fixed number of samples are refused."""
     scorer: Name | None = None
     """A model of the catalogue with runner `pooling`, which reads every answer; None: answers are not scored."""
     engine: Engine = Engine()

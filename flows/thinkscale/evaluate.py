@@ -156,8 +156,8 @@ class Run:
     claims: Claims
     drain: Drain
     do_shard: RunShard
-    done: set[tuple[str, int]] = field(default_factory=set)
-    """Slices that were done here, and how much they owed."""
+    done: set[int] = field(default_factory=set)
+    """Work that was done here (`Shard.work`)."""
     damage: int = -1
     """How many files were in quarantine when all parts were looked at; -1: never."""
     thread: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1, thread_name_prefix="claim"))
@@ -171,7 +171,7 @@ class Run:
             settle(self.study)
         shards = owed_shards(self.study, self.model)
         for shard in shards:
-            if (shard.slice_id, shard.sequences) in self.done:
+            if shard.work in self.done:
                 raise StoreError(
                     f"{self.model}: {shard.label} was done and still owes {shard.sequences:,} completions: what was written is gone, or "
                     f"another part has its name. Look into {self.study.store.root}, then run again."
@@ -201,7 +201,8 @@ class Run:
 
     async def _all(self, shards: list[Shard], endpoint: Endpoint, meter: Meter) -> int:
         entry, engine = self.study.catalogue.models[self.model], self.study.config.engine
-        progress = Progress(self.model, sum(s.sequences for s in shards))
+        rounds = self.study.config.stop is not None  # what is owed is the next round's; at most it is every sample, and an answer to each
+        progress = Progress(self.model, sum(2 * len(s.problems) * s.trace_set.num_samples if rounds else s.sequences for s in shards))
         async with Client(endpoint, request_timeout=engine.request_timeout) as client:
             await self._loss(client)
             tags, room, cap = await boundary(client, entry), Room(engine.concurrency), self.study.config.answer_tokens
@@ -257,15 +258,27 @@ class Run:
             if not shard.sequences:
                 return False
             guarded = Guarded(self.study.store, partial(self.claims.check, shard.slice_id))
-            done = await self.do_shard(shard, generator, guarded)
+            done = await self._rounds(shard, generator, guarded)
         except ClaimLost as e:
             log.warning("%s: %s: %s Its work here is forgotten.", self.model, shard.label, e)
             return False
         finally:
             await self._claim(self.claims.release, shard.slice_id)
-        self.done.add((shard.slice_id, shard.sequences))
         log.info("%s: %s done, %s of %s answers correct", self.model, shard.label, f"{done.correct:,}", f"{done.answers:,}")
         return True
+
+    async def _rounds(self, shard: Shard, generator: Generator, store: Store) -> ShardDone:
+        """Run a shard, and again while its votes ask for more samples: once where drawing does not stop early."""
+        total = ShardDone(0, 0, 0)
+        while shard.sequences and not (total.answers and self.drain.asked):
+            total = ShardDone(*map(sum, zip(total, await self.do_shard(shard, generator, store), strict=True)))
+            self.done.add(shard.work)
+            if self.study.config.stop is None:
+                break
+            shard = await asyncio.to_thread(owed_now, self.study, shard)
+            if shard.work in self.done:
+                break  # said by `owed`
+        return total
 
 
 @asynccontextmanager

@@ -128,3 +128,22 @@ def _number(finding: Finding) -> str:
 
 def _short(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def saving(table: pd.DataFrame, graded: pd.DataFrame) -> list[Finding]:
+    """What stopping early saved in each cell, which cells are not finished, and what is refused (see `adaptive.stopped`)."""
+    said = []
+    for row in table.to_dict("records"):
+        text = f"{row['benchmark']}, {row['model']}, budget {row['thinking_budget']}: the vote at the stop is right on {row['value']:.1%} "
+        text += f"[{row['low']:.1%}, {row['high']:.1%}] of {row['num_problems']} problems, after {row['mean_samples']:.1f} of "
+        text += f"{row['num_samples']} samples on average ({row['saved_share']:.0%} saved) and {row['cost_flops']:.2g} FLOPs a problem."
+        where = {"cell_id": row["cell_id"], "confidence": row["confidence"]}
+        said.append(Finding(text, row["value"], row["low"], row["high"], "adaptive", where))
+    nan = float("nan")
+    open_ = graded[~graded["cell_id"].isin(list(table["cell_id"]))]
+    for model, benchmark in sorted(set(zip(open_["model"].astype(str), open_["benchmark"].astype(str), strict=True))):
+        text = f"{benchmark}, {model}: left out, since some of its problems still want samples, and those are the hard ones."
+        said.append(Finding(text, nan, nan, nan, "adaptive", {}))
+    text = "How many samples a problem has was decided by its answers: pass@k, maj@k, best-of-k, weighted votes, calibration, coverage, "
+    text += "frontiers, exchange rates, emergence and forecasts are refused for such data. Take `stop` out of the YAML to draw the rest."
+    return [*said, Finding(text, nan, nan, nan, "adaptive", {})]

@@ -302,8 +302,30 @@ def _check_sizes(config: Experiment, catalogue: Catalogue, benchmarks: Mapping[s
                 f"context of {name}, {model.context} tokens. "
                 f"Lower the largest budget to {max(0, model.context - config.answer_tokens - prompt - 1)} or less."
             )
+    if config.stop is not None:
+        _check_stop(config, path)
     if config.sampling is not None and config.sampling.temperature == 0 and config.num_samples > 1:
         raise ConfigError(
             f"{path.name}: num_samples: found {config.num_samples} with temperature 0: greedy samples are all the same. "
             "Use 1, or a temperature above 0."
         )
+
+
+def _check_stop(config: Experiment, path: Path) -> None:
+    """What cannot be had together with a number of samples that the answers decide."""
+    assert config.stop is not None
+    if len(config.thinking_budgets) > 1:
+        raise ConfigError(
+            f"{path.name}: stop: found {len(config.thinking_budgets)} thinking_budgets; the vote at one budget decides when to stop. "
+            "Keep one, and write a file for each of the others."
+        )
+    if config.num_samples <= config.stop.every:
+        raise ConfigError(
+            f"{path.name}: stop.every: found {config.stop.every} of num_samples = {config.num_samples}: there is nothing to stop. "
+            "Raise num_samples, the most that is drawn, or lower stop.every."
+        )
+    for key in ("greedy", "gold_logprob", "claims", "scorer"):
+        if getattr(config, key):
+            raise ConfigError(
+                f"{path.name}: {key}: cannot be had with `stop`, which leaves unequal numbers of samples. Remove one of them."
+            )

@@ -4,7 +4,6 @@ Why: resume, more samples, a larger budget or a new benchmark are all the same q
 What it does not do: start anything; `--plan` prints this and imports neither prefect nor vllm.
 """
 
-import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -26,6 +25,7 @@ from thinkscale.prompting import example_pool
 from thinkscale.routes import TraceSet, is_greedy, told, variants
 from thinkscale.schema import TableName
 from thinkscale.shards import Shard
+from thinkscale.stopping import samples_wanted
 from thinkscale.store import Store
 
 RESULTS = Path(__file__).resolve().parents[2] / "results"
@@ -106,6 +106,10 @@ def open_study(experiment: str | Mapping[str, Any], results: str | Path = RESULT
     return Study(config, catalogue, known, Store(place(results) / config.name))
 
 
+Votes = dict[int, str | None]
+"""sample_index -> answer class of the graded answers of a problem; None: no answer was found."""
+
+
 class OnDisk(NamedTuple):
     """What of a trace set is on disk."""
 
@@ -113,6 +117,8 @@ class OnDisk(NamedTuple):
     """How the longest trace of each sample ended, and under which cap."""
     answers: dict[str, set[SampleKey]]
     """cell_id -> what is answered."""
+    votes: dict[str, Votes]
+    """problem_id -> what its samples voted for; read where drawing may stop."""
     forced: dict[str, set[SampleKey]]
     """Likewise of answers whose gold answer was scored."""
 
@@ -125,7 +131,20 @@ def on_disk(study: Study, trace_set_id: str, problems: Sequence[Problem] | None 
     for table, cells in of_cells.items():
         for cell, problem, sample in _keys(study, table, ["cell_id", "problem_id", "sample_index"], trace_set_id, problems):
             cells.setdefault(cell, set()).add(SampleKey(problem, sample))
-    return OnDisk({SampleKey(p, i): (ended, budget) for p, i, ended, budget in longest_last}, of_cells["answers"], of_cells["forced"])
+    longest = {SampleKey(p, i): (ended, budget) for p, i, ended, budget in longest_last}
+    return OnDisk(longest, of_cells["answers"], _votes(study, trace_set_id) if study.config.stop else {}, of_cells["forced"])
+
+
+def _votes(study: Study, trace_set_id: str) -> dict[str, Votes]:
+    """What the samples of a trace set at its one budget voted for; grades are in parts of the names of their answers'."""
+    found: dict[str, Votes] = {}
+    for path in study.store.parts("grades"):
+        if path.name.startswith(f"{trace_set_id}-"):
+            rows = study.store.read_part("grades", path.stem, ["cell_id", "problem_id", "sample_index", "answer_class"])
+            for row in rows.to_pylist():
+                if study.cells.get(row["cell_id"], ("", -1))[0] == trace_set_id:
+                    found.setdefault(row["problem_id"], {})[row["sample_index"]] = row["answer_class"]
+    return found
 
 
 def _keys(study: Study, table: TableName, columns: list[str], trace_set_id: str, problems: Sequence[Problem] | None) -> Iterator[Any]:
@@ -171,7 +190,7 @@ def _slices(study: Study, trace_set: TraceSet) -> list[Shard]:
 
 def _owed(study: Study, shard: Shard, disk: OnDisk) -> Shard:
     """The shard with the keys that are planned and not on disk."""
-    planned = [SampleKey(p.problem_id, i) for p, i in itertools.product(shard.problems, range(shard.trace_set.num_samples))]
+    planned = [SampleKey(p.problem_id, i) for p in shard.problems for i in range(_wanted(study, shard.trace_set, disk, p.problem_id))]
     draw, extend = [], []
     for key in planned if shard.budget else ():
         ended, budget = disk.samples.get(key, ("", 0))
@@ -182,6 +201,23 @@ def _owed(study: Study, shard: Shard, disk: OnDisk) -> Shard:
     answers = _missing(shard.trace_set, planned, disk.answers)
     forced = _missing(shard.trace_set, planned, disk.forced) if study.config.gold_logprob else ()
     return replace(shard, draw=tuple(draw), extend=tuple(extend), answers=answers, forced=forced)
+
+
+def _wanted(study: Study, trace_set: TraceSet, disk: OnDisk, problem_id: str) -> int:
+    """How many samples of a problem: all, or up to where its vote is settled, so far as is known by now."""
+    stop, most = study.config.stop, trace_set.num_samples
+    return most if stop is None else samples_wanted(disk.votes.get(problem_id, {}), stop, most)
+
+
+def saved(study: Study, trace_set: TraceSet) -> int:
+    """Samples that need not be drawn, since the votes of their problems are settled."""
+    if study.config.stop is None:
+        return 0
+    asked, most = {p.problem_id for p in study.problems(trace_set.benchmark)}, trace_set.num_samples
+    votes = {problem: found for problem, found in _votes(study, trace_set.trace_set_id).items() if problem in asked}
+    there = {problem: sum(index < most for index in found) for problem, found in votes.items()}
+    done = [problem for problem, found in votes.items() if samples_wanted(found, study.config.stop, most) <= there[problem]]
+    return sum(most - there[problem] for problem in done)
 
 
 def _missing(trace_set: TraceSet, planned: Sequence[SampleKey], there: Mapping[str, set[SampleKey]]) -> tuple[AnswerKey, ...]:
@@ -218,7 +254,7 @@ def plan(study: Study) -> list[PlanRow]:
         model = study.catalogue.models[name]
         for trace_set in study.trace_sets(name):
             problems = study.planned_problems(trace_set.benchmark)
-            per_cell = problems * trace_set.num_samples
+            per_cell = problems * trace_set.num_samples - saved(study, trace_set)
             owed = {}
             for b in trace_set.budgets:
                 left = [per_cell - sum(counts.get(trace_set.cell_id(b), [])[:problems]) for counts in (answered, scored)]

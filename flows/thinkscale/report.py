@@ -17,7 +17,7 @@ from rich.table import Table as RichTable
 from upath import UPath
 
 from thinkscale import scores
-from thinkscale.adaptive import adaptive
+from thinkscale.adaptive import adaptive, stopped
 from thinkscale.advice import beyond_samples, cheapest_ways, how_to_split, worth_buying
 from thinkscale.axes import AXES, known_axes, priced
 from thinkscale.boards import Board, boards
@@ -29,8 +29,8 @@ from thinkscale.curves import About, skill_curves
 from thinkscale.emergence import emergence, findings
 from thinkscale.emergence_plots import emergence_over_size
 from thinkscale.exchange import overall_rate
-from thinkscale.files import put
-from thinkscale.findings import Finding, claimed, page, routes, turned, won
+from thinkscale.files import listed, put, remove
+from thinkscale.findings import Finding, claimed, page, routes, saving, turned, won
 from thinkscale.foresight import foresee
 from thinkscale.loss import measured
 from thinkscale.mend import mend
@@ -38,10 +38,10 @@ from thinkscale.plan import Study, plan
 from thinkscale.plots import accuracy_vs_flops, accuracy_vs_size, forecasts
 from thinkscale.purchase import purchases
 from thinkscale.regions import frontier_membership, win_regions
-from thinkscale.schema import TableName
+from thinkscale.schema import COMPUTED, TABLES, TableName
 from thinkscale.split import splits
 from thinkscale.store import StoreError, read_graded
-from thinkscale.summarize import deployable, summarize
+from thinkscale.summarize import deployable, summarize, typed
 from thinkscale.targets import targets
 from thinkscale.thresholds import thresholds
 
@@ -50,6 +50,7 @@ log = logging.getLogger(__name__)
 SHOWN_KEYS = ("axis", "at", "cell_id", "law", "method")
 """Of a finding's row, what is printed beside it: the rest is said in the sentence."""
 
+ROUTES, CLAIMED = "Which route bought accuracy?", "What was claimed beforehand?"
 PUBLISHED_DRAWS = 2000
 COMPLIANCE_ROWS = 24
 """More cells than this are not printed; compliance.parquet has them all."""
@@ -88,6 +89,8 @@ def analyze(study: Study, *, mixed: bool = False) -> Analysis:
         raise StoreError(f"{study.store.root}: no graded answers of this experiment. Run: python flows/sweep.py {study.config.name}")
     if not mixed:
         check_unmixed(graded, study.config.name)
+    if study.config.stop is not None:
+        return analyze_stopped(study, graded)
     seed = study.config.engine.seed
     log.info("summarizing %s graded answers", f"{len(graded):,}")
     shapes = {name: study.catalogue.models[name].shape for name in study.config.models}
@@ -124,17 +127,54 @@ def analyze(study: Study, *, mixed: bool = False) -> Analysis:
     )
     if len(losses):
         files += (study.store.write_table("loss", losses),)
-    rows = plan(study)
-    owed, to_score = sum(r.planned - r.on_disk for r in rows), sum(r.to_score for r in rows)
-    engines = tuple(sorted(graded["engine"].astype(str).unique()))
     rates = overall_rate(graded, summary[summary["slice"] == "all"], PUBLISHED_DRAWS, seed)  # what is printed
-    said = {"Which route bought accuracy?": tuple(routes(best) + turned(best)), "What was claimed beforehand?": tuple(claimed(checked))}
+    said = {ROUTES: tuple(routes(best) + turned(best)), CLAIMED: tuple(claimed(checked))}
     said |= {part.question: part.findings for part in concluded}
-    written = root / "findings.md"
+    files += (write_findings(study, said),)
+    return Analysis(files, best, rates, checked, spent, said, *left(study, graded))
+
+
+def analyze_stopped(study: Study, graded: pd.DataFrame) -> Analysis:
+    """Of an experiment whose drawing stops early: the table `adaptive` and its findings, and nothing else.
+
+    Tables and plots of a time when all samples were drawn are removed: they answer another question, and can be made again.
+    """
+    stop, config, root = study.config.stop, study.config, study.store.root
+    assert stop is not None
+    for name in sorted({*COMPUTED} - {"adaptive"}):
+        remove(root / f"{name}.parquet")
+    for path in listed(root / "plots"):
+        remove(path)
+    shapes = {name: study.catalogue.models[name].shape for name in config.models}
+    table = stopped(graded, shapes, stop, config.num_samples, PUBLISHED_DRAWS, config.engine.seed)
+    said = {"What did stopping early save?": tuple(saving(table, graded))}
+    files = (study.store.write_table("adaptive", table), write_findings(study, said))
+    nothing = [typed(pd.DataFrame(columns=TABLES[name].names), TABLES[name]) for name in ("headline", "claims", "compliance")]
+    return Analysis(files, nothing[0], pd.DataFrame(), nothing[1], nothing[2], said, *left(study, graded))
+
+
+def write_findings(study: Study, said: Mapping[str, tuple[Finding, ...]]) -> UPath:
+    """The page `findings.md`."""
+    written = study.store.root / "findings.md"
     put(written, page(study.config.name, study.config.asks, said).encode())
-    files += (written,)
-    whole = (owed, to_score, engines, tuple(study.store.quarantined()), scores.unscored(study))
-    return Analysis(files, best, rates, checked, spent, said, *whole)
+    return written
+
+
+class Left(NamedTuple):
+    """What an analysis is silent about: the last fields of `Analysis`."""
+
+    owed: int
+    to_score: int
+    engines: tuple[str, ...]
+    quarantined: tuple[UPath, ...]
+    unscored: int
+
+
+def left(study: Study, graded: pd.DataFrame) -> Left:
+    """What is owed, by which engines the answers are, and what was set aside."""
+    rows, engines = plan(study), tuple(sorted(graded["engine"].astype(str).unique()))
+    owed, to_score = sum(r.planned - r.on_disk for r in rows), sum(r.to_score for r in rows)
+    return Left(owed, to_score, engines, tuple(study.store.quarantined()), scores.unscored(study))
 
 
 class Concluded(NamedTuple):
@@ -251,14 +291,17 @@ def planned_rows(study: Study, graded: pd.DataFrame) -> pd.DataFrame:
 def show(analysis: Analysis) -> None:
     """Print the comparison, the claims, what is owed and where everything is."""
     console = Console(width=118)
-    console.print(comparison_table(analysis.headline))
+    if len(analysis.headline):
+        console.print(comparison_table(analysis.headline))
     if len(analysis.rates):
         console.print(rates_table(analysis.rates))
     if len(analysis.claims):
         console.print(claims_table(analysis.claims))
-    if len(analysis.compliance) <= COMPLIANCE_ROWS:
+    if 0 < len(analysis.compliance) <= COMPLIANCE_ROWS:
         console.print(compliance_table(analysis.compliance))
-    for question, said in list(analysis.findings.items())[2:]:  # the first two are the tables above
+    for question, said in analysis.findings.items():
+        if question in (ROUTES, CLAIMED):  # the tables above
+            continue
         if said:
             console.print(f"[bold]{question}[/bold]")
         for finding in said:

@@ -339,4 +339,6 @@ _COMPUTED = (
     FORECAST,
     COVERAGE,
 )
+COMPUTED: tuple[TableName, ...] = tuple(t.name for t in _COMPUTED)
+"""Tables that are made of the others and can be made again."""
 TABLES: dict[str, Table] = {t.name: t for t in (*_DRAWN, *_COMPUTED)}

@@ -75,6 +75,11 @@ class Shard:
         }
 
     @property
+    def work(self) -> int:
+        """What it owes as one number, in this process: the same keys give the same."""
+        return hash((self.slice_id, self.draw, self.extend, self.answers, self.forced))
+
+    @property
     def sequences(self) -> int:
         """How many completions it takes at most."""
         return len(self.draw) + len(self.extend) + len(self.answers) + len(self.forced)

@@ -15,7 +15,7 @@ from rich.table import Table as RichTable
 
 from thinkscale.claims import Seen, at_work
 from thinkscale.metering import engine_seconds
-from thinkscale.plan import Study, held, plan
+from thinkscale.plan import Study, held, plan, saved
 
 RECENT_SECONDS = 600.0
 """Speed is that of the last ten minutes in which the engines did something."""
@@ -35,7 +35,7 @@ def cells(study: Study) -> pd.DataFrame:
     for name in study.config.models:
         for trace_set in study.trace_sets(name):
             problems = study.planned_problems(trace_set.benchmark)
-            planned, rate = problems * trace_set.num_samples, rates.get(trace_set.trace_set_id, np.nan)
+            planned, rate = problems * trace_set.num_samples - saved(study, trace_set), rates.get(trace_set.trace_set_id, np.nan)
             for budget in trace_set.budgets:
                 cell = trace_set.cell_id(budget)
                 there = sum(done.get(cell, [])[:problems])

@@ -259,6 +259,7 @@ def read_graded(path: str | os.PathLike[str] | UPath, scorer: Scorer | Literal["
     Args:
         scorer: whose scores are joined, as columns `verifier_score` (NaN where a row has none), `scorer_tokens` and `scorer_flops`;
             `only`: the one that scored here, if any did; None: nobody's.
+    Returns also a column `stopped`, true, where the YAML of the last run says `stop`: every estimate but `adaptive.stopped` refuses it.
     Raises: StoreError where a key is doubled, an answer has no grade or names a trace that is not there, or several scorers are there.
     """
     store = Store(path)
@@ -272,7 +273,17 @@ def read_graded(path: str | os.PathLike[str] | UPath, scorer: Scorer | Literal["
     if ungraded:
         raise StoreError(f"{path}: {ungraded} of {len(frame)} answers have no grade. Run: python flows/regrade.py {store.root.name}")
     frame = frame.drop(columns="_merge").merge(_forced(store), on=key, how="left", validate="one_to_one")
-    return _categories(_scored(store, frame, scorer))
+    frame = _categories(_scored(store, frame, scorer))
+    return frame.assign(stopped=True) if _stops(store) else frame
+
+
+def _stops(store: Store) -> bool:
+    """Was this folder drawn, at last, by an experiment whose drawing stops early?"""
+    try:
+        told = json.loads((store.root / "manifest.json").read_bytes())
+    except FileNotFoundError:
+        return False
+    return told["config"].get("stop") is not None
 
 
 def _forced(store: Store) -> pd.DataFrame:

@@ -230,7 +230,7 @@ MANY = Ladder(
             },
         ),
         Lesson(
-            600,
+            1200,
             {
                 **{"whereabouts": 0.34, "sums": 0.12, "deduction": 0.06, "reversal": 0.1, "cipher": 0.06, "passages": 0.14},
                 **{"toy-translation": 0.08, "calculator": 0.1},
