@@ -15,7 +15,7 @@ from thinkscale.adaptive import adaptive, stopped, vote
 from thinkscale.config import ConfigError, Stop
 from thinkscale.evaluate import Run
 from thinkscale.manifest import write_manifest
-from thinkscale.plan import owed_shards, plan
+from thinkscale.plan import owed_shards, plan, plan_table
 from thinkscale.report import analyze, show
 from thinkscale.status import cells
 from thinkscale.stopping import is_settled, samples_wanted
@@ -117,9 +117,12 @@ def test_drawing_stops_where_the_vote_is_settled_on_one_engine_and_nothing_is_ow
 
 
 def test_without_stop_the_rest_is_drawn_and_the_folder_is_that_of_a_fixed_number(tmp_path):
-    run_fake(study(tmp_path, **EARLY))
+    first = study(tmp_path, **EARLY)
+    assert "less may be drawn" in str(plan_table(first, plan(first)).caption)
+    run_fake(first)
     fixed = study(tmp_path, **EIGHT)
     (row,) = plan(fixed)
+    assert "less may be drawn" not in str(plan_table(fixed, [row]).caption)
     assert row.planned == 24 * 8 and row.on_disk < row.planned
     run_fake(fixed)
     assert set(drawn(fixed).values()) == {8} and len(drawn(fixed)) == 24

@@ -106,6 +106,7 @@ def open_study(experiment: str | Mapping[str, Any], results: str | Path = RESULT
     return Study(config, catalogue, known, Store(place(results) / config.name))
 
 
+AT_MOST = "Drawing stops where a vote is settled: of what is planned and owed less may be drawn."
 Votes = dict[int, str | None]
 """sample_index -> answer class of the graded answers of a problem; None: no answer was found."""
 
@@ -331,7 +332,7 @@ def plan_table(study: Study, rows: list[PlanRow]) -> RichTable:
     """The plan for people."""
     hours = study.config.gpu is not None
     visible = "\n".join(power.outlook(b, study.planned_problems(b), study.config.num_samples) for b in study.config.benchmarks)
-    caption = f"{visible}\n{power.ASSUMED}"
+    caption = f"{visible}\n{power.ASSUMED}" + (f"\n{AT_MOST}" if study.config.stop else "")
     title = f"{study.config.name}: {study.config.asks}"
     table = RichTable(title=title, title_justify="left", caption=caption, caption_justify="left")
     for header in (

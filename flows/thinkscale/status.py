@@ -15,7 +15,7 @@ from rich.table import Table as RichTable
 
 from thinkscale.claims import Seen, at_work
 from thinkscale.metering import engine_seconds
-from thinkscale.plan import Study, held, plan, saved
+from thinkscale.plan import AT_MOST, Study, held, plan, saved
 
 RECENT_SECONDS = 600.0
 """Speed is that of the last ten minutes in which the engines did something."""
@@ -83,6 +83,7 @@ def status_view(study: Study) -> Group:
     table.add_row("all", "", str(len(found)), *totals, "", "")
     to_score = sum(row.to_score for row in plan(study)) if study.config.gold_logprob else 0
     scores = [f"gold answers still to be scored: {to_score:,}"] if to_score else []
+    scores += [AT_MOST] if study.config.stop else []
     rate = speed(study.store.read("engine").to_pandas(), time.time())
     left = time_left(study, found, rate)
     return Group(table, *scores, *(workers_lines(at_work(study.store), rate, left)))
