@@ -13,7 +13,7 @@ from thinkscale.config import FLOWS
 from thinkscale.grading import grade
 from thinkscale.loading import load_catalogue
 from thinkscale.problems import Draft, Problem, held_out, held_out_drafts
-from thinkscale.teaching import FIRST, LADDERS, Lesson, Size
+from thinkscale.teaching import FIRST, LADDERS, Size
 
 # not compiled: that takes longer than these steps
 RECIPE = ladder.Recipe(steps=6, batch=8, micro_batch=4, warmup=2, held_out_every=4, save_every=2, compile=False)
@@ -90,20 +90,6 @@ def test_another_recipe_does_not_go_on_from_this_one(tmp_path):
     ladder.train(TINY, RECIPE, tmp_path / "work", until=1, out=tmp_path / "out")
     with pytest.raises(ValueError, match=r"another recipe.*Remove it to start again"):
         ladder.train(TINY, replace(RECIPE, batch=4), tmp_path / "work", out=tmp_path / "out")
-
-
-def test_a_second_lesson_teaches_its_own_mix_and_begins_anew_and_survives_a_stop_between_them(tmp_path):
-    two = replace(FIRST, lessons=(Lesson(20, {"sums": 1.0}), Lesson(10, {"swaps": 1.0})))
-    asked = ["".join(question(two, e) for e in teaching.batch(two, 4, step, steps=6)) for step in range(6)]
-    assert ["+" in text for text in asked] == [True] * 4 + [False] * 2
-    size = Size(two, "10k")
-    rates = [ladder.learning_rate(RECIPE, size, step) for step in range(6)]
-    assert rates[4] == rates[0] < rates[1] and rates[3] < rates[2] and set(two.skills) == {"sums", "swaps"}
-    once = ladder.train(size, RECIPE, tmp_path / "once" / "work", out=tmp_path / "once" / "out")
-    for until in (4, None):
-        again = ladder.train(size, RECIPE, tmp_path / "again" / "work", until=until, out=tmp_path / "again" / "out")
-    assert (once / "model.safetensors").read_bytes() == (again / "model.safetensors").read_bytes()
-    assert {float(s["step"]) for s in state(tmp_path / "once")["optimizer"]["state"].values()} == {2.0}, "a fresh optimizer counts anew"
 
 
 @LADDER

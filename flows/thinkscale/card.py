@@ -4,7 +4,6 @@ Why: numbers typed in twice drift. What it does not do: train (`ladder`).
 """
 
 import csv
-import itertools
 import json
 import math
 import re
@@ -122,16 +121,8 @@ def write_card(ladder: Ladder, found: list[Checkpoint], out: Path) -> Path:
         flags=re.DOTALL,
     )
     path = out / "README.md"
-    taught = "; then ".join(", ".join(f"{skill} {share:.0%}" for skill, share in lesson.mix.items()) for lesson in ladder.lessons)
-    each = " and ".join(f"{end - begin}" for begin, end in itertools.pairwise(ladder.begins(recipe["steps"])))
-    lessons = f"\n  In lessons of {each} steps, each from the weights of the one before, with a fresh optimizer and learning rate."
-    told = {
-        "lessons": lessons if len(ladder.lessons) > 1 else "",
-        "name": ladder.name,
-        "says": ladder.says,
-        "taught": taught,
-        "held_out": len(held_out_problems(ladder)),
-    }
+    taught = ", ".join(f"{skill} {share:.0%}" for skill, share in ladder.mix.items())
+    told = {"name": ladder.name, "says": ladder.says, "taught": taught, "held_out": len(held_out_problems(ladder))}
     path.write_text(text.format(steps=recipe["steps"], batch=recipe["batch"], **told))
     return path
 
@@ -144,7 +135,7 @@ CARD = """# The ladder `{name}`: small models that differ in size alone
 - **What they are.** Llama architecture, heads of 32, tied embeddings, bf16 weights: {says}. Same data in the same order,
   {steps} steps of {batch} sequences, same number of tokens for every size; the learning rate falls with the square root of the width.
   Trained by `flows/train_ladder.py --ladder {name}`.
-- **What they were taught.** {taught} of the training examples.{lessons} Problems are generated without end and never repeat a
+- **What they were taught.** {taught} of the training examples. Problems are generated without end and never repeat a
   held-out one: a tenth of all questions, decided by a hash, is never trained on, and benchmarks use only those. A fifth of the examples is
   answered at once, 15 % are cut at a random point of the thinking and then answered, so that a forced answer is in distribution; the rest
   think to the end.

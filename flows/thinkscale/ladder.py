@@ -7,7 +7,6 @@ transformers are imported where used.
 """
 
 import csv
-import itertools
 import json
 import logging
 import math
@@ -90,11 +89,10 @@ def new_model(size: Size) -> Any:
 
 
 def learning_rate(recipe: Recipe, size: Size, step: int) -> float:
-    """Warm up, stay, fall, in each lesson; wider models take smaller steps."""
-    begin, end = next((a, b) for a, b in itertools.pairwise(size.ladder.begins(recipe.steps)) if a <= step < b)
+    """Warm up, stay, fall; wider models take smaller steps."""
     peak: float = 4e-3 * math.sqrt(64 / size.width.hidden)
-    step, steps = step - begin, end - begin
-    fall = max(0.02, (steps - step) / (steps * recipe.decay)) if step > steps * (1 - recipe.decay) else 1.0
+    fall_from = recipe.steps * (1 - recipe.decay)
+    fall = max(0.02, (recipe.steps - step) / (recipe.steps * recipe.decay)) if step > fall_from else 1.0
     return peak * min(1.0, (step + 1) / recipe.warmup) * fall
 
 
@@ -113,7 +111,7 @@ def train(size: Size, recipe: Recipe, work: Path, until: int | None = None, out:
 
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", os.cpu_count() or 1)))
     model = new_model(size)
-    optimizer = _optimizer(model)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1.0, betas=(0.9, 0.98), weight_decay=0.05)
     state, out = work / f"{size.name}.pt", out or size.ladder.folder
     step, tokens, seconds, history = 0, 0, 0.0, []
     if state.is_file():
@@ -126,17 +124,13 @@ def train(size: Size, recipe: Recipe, work: Path, until: int | None = None, out:
         log.info("%s: going on from step %d", size.model, step)
     hidden = forward(model, recipe.compile)
     end = min(recipe.steps, until or recipe.steps)
-    shares, lessons = Shares(recipe.thinking_off, recipe.thinking_cut), size.ladder.begins(recipe.steps)[1:-1]
+    shares = Shares(recipe.thinking_off, recipe.thinking_cut)
     started, recent = time.monotonic() - seconds, []
     work.mkdir(parents=True, exist_ok=True)
     while step < end:
-        if step in lessons:  # from the weights as a checkpoint holds them: a lesson can be added to a ladder that has shipped
-            for weights in model.parameters():
-                weights.data.copy_(weights.data.to(torch.bfloat16))
-            optimizer = _optimizer(model)
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(recipe, size, step)
-        examples = batch(size.ladder, recipe.batch, step, shares, recipe.steps)
+        examples = batch(size.ladder, recipe.batch, step, shares)
         recent.append(_learn(model, hidden, optimizer, examples, recipe.micro_batch))
         step, tokens = step + 1, tokens + sum(len(e.ids) for e in examples)
         if step % recipe.held_out_every == 0 or step == end or step in _milestones(recipe):
@@ -160,12 +154,6 @@ def train(size: Size, recipe: Recipe, work: Path, until: int | None = None, out:
         csv.writer(f, lineterminator="\n").writerows([("step", "tokens", "loss", "held_out_loss", "held_out_nats"), *history])
     (folder / "training.json").write_text(json.dumps({"steps": step, "tokens": tokens, **asdict(recipe)}, indent=2) + "\n")
     return folder
-
-
-def _optimizer(model: Any) -> Any:
-    import torch
-
-    return torch.optim.AdamW(model.parameters(), lr=1.0, betas=(0.9, 0.98), weight_decay=0.05)
 
 
 def _milestones(recipe: Recipe) -> tuple[int, ...]:

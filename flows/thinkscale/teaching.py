@@ -4,7 +4,6 @@ Why: a ladder is a course (skills, their shares, one vocabulary) taught to sever
 What it does not do: train (`ladder`), draw problems (`problems`, `skills`).
 """
 
-import bisect
 import functools
 import itertools
 import random
@@ -36,14 +35,6 @@ class Width(NamedTuple):
     mlp: int
 
 
-class Lesson(NamedTuple):
-    """A stretch of training with one mix of skills; each begins with a fresh optimizer and its learning rate rises and falls anew."""
-
-    steps: int
-    mix: dict[str, float]
-    """Share of each skill: what is learned late gets more."""
-
-
 @dataclass(frozen=True)
 class Ladder:
     """A family of models that differ in size alone."""
@@ -56,28 +47,22 @@ class Ladder:
     """Evenly spaced in log size."""
     kept: frozenset[str]
     """Sizes whose intermediate checkpoints are shipped."""
-    lessons: tuple[Lesson, ...]
+    mix: dict[str, float]
+    """Share of each skill in training: what is learned late gets more."""
     characters: str
     marks: tuple[str, ...]
     """Markup that is one token."""
     worded: tuple[str, ...]
     """Skills whose frequent words are one token each; elsewhere a token is a character."""
+    steps: int
+    """Of training."""
     context: int
     folder: Path
 
     @functools.cached_property
     def skills(self) -> dict[str, Generated]:
         """What is taught, by name."""
-        return {name: (GENERATED | SKILLS)[name] for lesson in self.lessons for name in lesson.mix}
-
-    @property
-    def steps(self) -> int:
-        """Of training."""
-        return sum(lesson.steps for lesson in self.lessons)
-
-    def begins(self, steps: int) -> list[int]:
-        """First step of each lesson, and the number of steps, where training takes so many: lessons keep their shares of it."""
-        return [steps * before // self.steps for before in itertools.accumulate((lesson.steps for lesson in self.lessons), initial=0)]
+        return {name: (GENERATED | SKILLS)[name] for name in self.mix}
 
     @functools.cached_property
     def words(self) -> tuple[str, ...]:
@@ -161,15 +146,11 @@ class Shares(NamedTuple):
 SHARES = Shares()
 
 
-def batch(ladder: Ladder, size: int, step: int, shares: Shares = SHARES, steps: int | None = None) -> list[Example]:
-    """The examples of one step, short ones first; a function of ladder and step alone, so that every size sees the same.
-
-    Args: steps: of the whole training; None: as the shipped ones.
-    """
+def batch(ladder: Ladder, size: int, step: int, shares: Shares = SHARES) -> list[Example]:
+    """The examples of one step, short ones first; a function of ladder and step alone, so that every size sees the same."""
     rng = random.Random(f"{ladder.name}/{step}")
-    mix = ladder.lessons[bisect.bisect_right(ladder.begins(steps or ladder.steps)[1:-1], step)].mix
     found = []
-    for name in rng.choices(list(mix), weights=list(mix.values()), k=size):
+    for name in rng.choices(list(ladder.mix), weights=list(ladder.mix.values()), k=size):
         draft, u = training_draft(ladder.skills[name], rng), rng.random()
         whole = len(ladder.encode(draft.worked))
         cut = 0 if u < shares.off else rng.randrange(whole + 1) if u < shares.off + shares.cut else None
@@ -204,42 +185,24 @@ FIRST = Ladder(
     says="sums, swaps and a mapping given in the question, one token per character",
     sizes=dict(zip(("10k", "21k", "46k", "100k", "215k", "464k", "1m"), WIDTHS, strict=True)),
     kept=frozenset({"10k", "21k", "46k", "100k", "215k"}),  # all of them would be over 8 MB
-    lessons=(Lesson(4500, {"sums": 0.4, "swaps": 0.22, "mapping": 0.38}),),
+    mix={"sums": 0.4, "swaps": 0.22, "mapping": 0.38},
     characters="0123456789abcdefghijklmnopqrstuvwxyz+-*/=<>?!.,:;()[]' \n",
     marks=(),
     worded=(),
+    steps=4500,
     context=256,
     folder=FLOWS / "ladder",
 )
 MANY = Ladder(
     name="many",
-    says="eight skills in English, signs and an invented language, one token per character or frequent word",
+    says="seven skills in English, signs and an invented language, one token per character or frequent word",
     sizes=dict(zip(("15k", "32k", "62k", "121k", "245k", "510k"), WIDTHS[:6], strict=True)),
     kept=frozenset(),
-    lessons=(
-        Lesson(
-            1600,
-            {
-                "sums": 0.18,
-                "deduction": 0.1,
-                "reversal": 0.14,
-                "cipher": 0.2,
-                "passages": 0.18,
-                "toy-translation": 0.08,
-                "calculator": 0.12,
-            },
-        ),
-        Lesson(
-            1200,
-            {
-                **{"whereabouts": 0.34, "sums": 0.12, "deduction": 0.06, "reversal": 0.1, "cipher": 0.06, "passages": 0.14},
-                **{"toy-translation": 0.08, "calculator": 0.1},
-            },
-        ),
-    ),
+    mix={"sums": 0.18, "deduction": 0.1, "reversal": 0.14, "cipher": 0.2, "passages": 0.18, "toy-translation": 0.08, "calculator": 0.12},
     characters="\n" + "".join(map(chr, range(32, 127))),
     marks=(CALCULATOR.open, CALCULATOR.close),
     worded=("deduction", "reversal", "passages", "toy-translation"),
+    steps=1600,
     context=256,
     folder=FLOWS / "many",
 )
