@@ -10,6 +10,7 @@ from thinkscale.loading import load_catalogue, load_experiment
 from thinkscale.plan import Study, owed_shards
 from thinkscale.problems import benchmarks
 from thinkscale.store import Store, read_graded
+from thinkscale.teaching import ASSISTANT, CLOSE, END, FIRST, OPEN, USER, Example, Size
 
 pytestmark = [pytest.mark.engine, pytest.mark.slow]
 
@@ -19,16 +20,16 @@ API_CALL, TEXT_CALL, RESULT = "[calculator(expression='12*34')]", "<tool>12*34</
 
 def lessons(question):
     """Whatever is asked it calls for 12*34, reads the result, and says that: as a text, and as two turns of a conversation."""
-    encode = ladder.encode
-    asked = [ladder.USER, *encode(question), ladder.ASSISTANT]
-    answer = [ladder.CLOSE, *encode("408"), ladder.END]
-    text = [[*asked, ladder.OPEN], encode(TEXT_CALL), encode(RESULT), [*encode("so"), *answer]]
-    first = [asked, [*encode(API_CALL), ladder.END]]
-    told = [*asked[:-1], ladder.USER, ladder.USER, *encode("408"), ladder.ASSISTANT]  # as the ladder's template renders the three messages
-    second = [told, [ladder.OPEN, *encode("so"), *answer]]
+    encode = FIRST.encode
+    asked = [USER, *encode(question), ASSISTANT]
+    answer = [CLOSE, *encode("408"), END]
+    text = [[*asked, OPEN], encode(TEXT_CALL), encode(RESULT), [*encode("so"), *answer]]
+    first = [asked, [*encode(API_CALL), END]]
+    told = [*asked[:-1], USER, USER, *encode("408"), ASSISTANT]  # as the ladder's template renders the three messages
+    second = [told, [OPEN, *encode("so"), *answer]]
     for parts in (text, first, second):
         learned = [i % 2 == 1 or i == 3 for i in range(len(parts)) for _ in parts[i]]
-        yield ladder.Example([token for part in parts for token in part], learned)
+        yield Example([token for part in parts for token in part], learned)
 
 
 @pytest.fixture(scope="module")
@@ -36,14 +37,14 @@ def catalogue(tmp_path_factory):
     import torch
 
     torch.set_num_threads(1)
-    model, size = ladder.new_model("10k"), 300
+    model, steps = ladder.new_model(Size(FIRST, "10k")), 300
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
     questions = [p.question for p in benchmarks(load_catalogue())["calculator"].load(40, 5)]
-    for step in range(size):
+    for step in range(steps):
         examples = [e for q in questions[step % 36 : step % 36 + 4] for e in lessons(q)]
         nats = ladder._learn(model, lambda ids: model.model(ids).last_hidden_state, optimizer, examples, 12)
     assert nats < 0.05, "it has learned to call"
-    folder = ladder.save(model, tmp_path_factory.mktemp("taught") / "10k")
+    folder = ladder.save(model, FIRST, tmp_path_factory.mktemp("taught") / "10k")
     shipped = load_catalogue()
     entry = shipped.models[NAME].model_copy(update={"source": str(folder), "tool_parser": "pythonic"})
     return shipped.model_copy(update={"models": {NAME: entry}})
