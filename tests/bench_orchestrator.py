@@ -28,7 +28,7 @@ from thinkscale.config import FLOWS
 from thinkscale.plan import open_study, owed_shards
 
 LATENCY = 5.0  # seconds of a request: with one for traces and one for answers a shard takes 10
-ROUNDS = 3  # shards that a worker does one after the other, two side by side
+ROUNDS = 4  # shards that a worker does one after the other, two side by side; as many as five minutes for all allow
 WORKERS = (1, 2, 4, 8)
 
 

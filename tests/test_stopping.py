@@ -9,14 +9,14 @@ import pandas as pd
 import pytest
 
 import made
-from fakes import engines, reopen, rows, run_fake, study
+from fakes import FAKE_VLLM, engines, reopen, rows, run_fake, study
 from test_adaptive import posterior
 from thinkscale.adaptive import adaptive, stopped, vote
 from thinkscale.config import ConfigError, Stop
 from thinkscale.evaluate import Run
 from thinkscale.manifest import write_manifest
 from thinkscale.plan import owed_shards, plan, plan_table
-from thinkscale.report import analyze, show
+from thinkscale.report import analyze, planned_rows, show
 from thinkscale.status import cells
 from thinkscale.stopping import is_settled, samples_wanted
 from thinkscale.store import read_graded
@@ -124,7 +124,9 @@ def test_without_stop_the_rest_is_drawn_and_the_folder_is_that_of_a_fixed_number
     (row,) = plan(fixed)
     assert "less may be drawn" not in str(plan_table(fixed, [row]).caption)
     assert row.planned == 24 * 8 and row.on_disk < row.planned
-    run_fake(fixed)
+    two = study(tmp_path, **EIGHT | {"thinking_budgets": [0, 16]})  # grades of another budget are no votes
+    run_fake(two)
+    assert {r["thinking_budget"] for r in rows(two, "answers")} == {0, 16}
     assert set(drawn(fixed).values()) == {8} and len(drawn(fixed)) == 24
     again = study(tmp_path, **EARLY)  # and back: what is there is more than is wanted
     assert owed_shards(again, MODEL) == [] and run_fake(again) == 0
@@ -147,6 +149,14 @@ def test_rounds_that_are_cut_off_go_on_where_they_were(tmp_path, monkeypatch):
         run_fake(opened)
     assert 2 in drawn(opened).values()
     run_fake(reopen(tmp_path))
+    assert owed_shards(opened, MODEL) == [] and len(drawn(opened)) == 24
+
+
+def test_an_engine_that_dies_in_a_later_round_is_started_again_and_goes_on(tmp_path):
+    fault = {"kind": "crash", "phase": "answers", "after": 4, "once": str(tmp_path / "died")}  # three shards had a round of answers by then
+    opened = study(tmp_path, **EARLY | {"engine": {"command": [*FAKE_VLLM, "--fault", json.dumps(fault)], "prompts_per_request": 64}})
+    run_fake(opened)
+    assert (tmp_path / "died").exists() and len(engines(opened)) == 2
     assert owed_shards(opened, MODEL) == [] and len(drawn(opened)) == 24
 
 
@@ -184,8 +194,29 @@ def test_a_cell_that_is_not_finished_is_left_out_and_said(tmp_path):
     graded = read_graded(opened.store.root)
     less = graded[(graded["problem_id"] != hard) | (graded["sample_index"] < 2)]
     shapes = {m.name: m.shape for m in opened.catalogue.models.values()}
-    assert len(stopped(graded, shapes, opened.config.stop, 8, draws=20)) == 1
-    assert stopped(less, shapes, opened.config.stop, 8, draws=20).empty
+    rule, without = opened.config.stop, graded[graded["problem_id"] != hard]
+    assert len(stopped(graded, shapes, rule, 8, {"sums": 24}, draws=20)) == 1
+    assert stopped(less, shapes, rule, 8, {"sums": 24}, draws=20).empty, "a problem wants more samples"
+    assert stopped(without, shapes, rule, 8, {"sums": 24}, draws=20).empty, "a problem is not there yet"
+
+
+def test_stopped_samples_stay_refused_without_stop_until_the_rest_is_drawn(tmp_path):
+    early = study(tmp_path, **EARLY)
+    write_manifest(early)
+    run_fake(early)
+    fixed = study(tmp_path, **EIGHT)
+    write_manifest(fixed)  # a sweep that died before it drew anything
+    assert read_graded(fixed.store.root)["stopped"].all()
+    with pytest.raises(TableError, match="drawing was stopped because of the answers"):
+        analyze(fixed)
+    two = study(tmp_path, **EIGHT | {"num_samples": 2})  # as many as every problem has: nobody's answers decided that
+    assert not planned_rows(two, read_graded(two.store.root))["stopped"].any()
+    fixed = study(tmp_path, **EIGHT)
+    run_fake(fixed)
+    write_manifest(fixed)
+    graded = read_graded(fixed.store.root)
+    assert not graded["stopped"].any()
+    summarize(graded, {m.name: m.shape for m in fixed.catalogue.models.values()}, {"sums": 0.0}, 10)
 
 
 LAW = ("g", "g", "a", None)  # each as likely
@@ -204,7 +235,7 @@ def every_sequence(most):
 @pytest.mark.parametrize("confidence", [0.7, 0.85])
 def test_what_stopping_gives_is_the_expectation_under_the_law_that_draws(every, confidence):
     graded, problems, shapes = every_sequence(5)
-    (row,) = stopped(graded, shapes, Stop(confidence=confidence, every=every), 5, draws=10).to_dict("records")
+    (row,) = stopped(graded, shapes, Stop(confidence=confidence, every=every), 5, {"sums": len(problems)}, draws=10).to_dict("records")
     value, used = [], []
     for drawn in problems:  # one sample after the other
         votes = dict.fromkeys("ga", 0)
@@ -223,9 +254,11 @@ def test_what_stopping_gives_is_the_expectation_under_the_law_that_draws(every, 
 
 
 def test_what_was_drawn_beyond_the_stop_is_not_used():
-    graded, _, shapes = every_sequence(4)
+    graded, problems, shapes = every_sequence(4)
     rule = Stop(confidence=0.85, every=2)
     settled_early = [p for p, mine in graded.groupby("problem_id", observed=True) if is_settled(list(mine["answer_class"])[:2], 0.85)]
     beyond = graded["problem_id"].isin(settled_early) & (graded["sample_index"] >= 2)
-    (whole,), (cut,) = (stopped(rows, shapes, rule, 4, draws=10).to_dict("records") for rows in (graded, graded[~beyond]))
+    (whole,), (cut,) = (
+        stopped(rows, shapes, rule, 4, {"sums": len(problems)}, draws=10).to_dict("records") for rows in (graded, graded[~beyond])
+    )
     assert beyond.any() and json.dumps(whole, default=str) == json.dumps(cut, default=str)

@@ -118,7 +118,13 @@ def adaptive(
 
 
 def stopped(
-    graded: pd.DataFrame, shapes: Mapping[str, Shape], stop: Stop, num_samples: int, draws: int = 1000, seed: int | str = 0
+    graded: pd.DataFrame,
+    shapes: Mapping[str, Shape],
+    stop: Stop,
+    num_samples: int,
+    num_problems: Mapping[str, int],
+    draws: int = 1000,
+    seed: int | str = 0,
 ) -> pd.DataFrame:
     """The adaptive table of data whose drawing stopped: one row per cell, of the cells that are finished.
 
@@ -130,14 +136,15 @@ def stopped(
         shapes, draws, seed: as of `adaptive`.
         stop: the rule.
         num_samples: the most that are drawn.
+        num_problems: of each benchmark; a cell with fewer is not finished.
     """
     rows = checked(graded.drop(columns="stopped", errors="ignore"))  # the one estimate that is right for such rows
     rows, pools, table = rows.assign(**row_flops(rows, shapes)), Pools(draws, seed), []
     for _, cell in rows.groupby("cell_id", observed=True, sort=True):
         used = [_used(mine, stop, num_samples) for _, mine in cell.groupby("problem_id", observed=True, sort=True)]
         finished = [mine for mine in used if mine is not None]
-        if len(finished) == len(used):
-            facts = {name: cell[name].iloc[0] for name in _FACTS}
+        facts = {name: cell[name].iloc[0] for name in _FACTS}
+        if len(finished) == len(used) == num_problems[str(facts["benchmark"])]:
             sample = pools.get(
                 str(facts["benchmark"]), [str(m["problem_id"].iloc[0]) for m in finished], [str(m["cluster_id"].iloc[0]) for m in finished]
             )

@@ -124,8 +124,9 @@ class OnDisk(NamedTuple):
     """Likewise of answers whose gold answer was scored."""
 
 
-def on_disk(study: Study, trace_set_id: str, problems: Sequence[Problem] | None = None) -> OnDisk:
+def on_disk(study: Study, trace_set: TraceSet, problems: Sequence[Problem] | None = None) -> OnDisk:
     """Read the keys of a trace set, all or of some problems. Raises StoreError for a part of another schema version."""
+    trace_set_id = trace_set.trace_set_id
     samples = _keys(study, "samples", ["problem_id", "sample_index", "ended", "trace_budget"], trace_set_id, problems)
     longest_last = sorted(samples, key=lambda key: key[3])
     of_cells: dict[TableName, dict[str, set[SampleKey]]] = {"answers": {}, "forced": {}}
@@ -133,17 +134,18 @@ def on_disk(study: Study, trace_set_id: str, problems: Sequence[Problem] | None 
         for cell, problem, sample in _keys(study, table, ["cell_id", "problem_id", "sample_index"], trace_set_id, problems):
             cells.setdefault(cell, set()).add(SampleKey(problem, sample))
     longest = {SampleKey(p, i): (ended, budget) for p, i, ended, budget in longest_last}
-    return OnDisk(longest, of_cells["answers"], _votes(study, trace_set_id) if study.config.stop else {}, of_cells["forced"])
+    return OnDisk(longest, of_cells["answers"], _votes(study, trace_set) if study.config.stop else {}, of_cells["forced"])
 
 
-def _votes(study: Study, trace_set_id: str) -> dict[str, Votes]:
+def _votes(study: Study, trace_set: TraceSet) -> dict[str, Votes]:
     """What the samples of a trace set at its one budget voted for; grades are in parts of the names of their answers'."""
     found: dict[str, Votes] = {}
+    cell = trace_set.cell_id(*trace_set.budgets)
     for path in study.store.parts("grades"):
-        if path.name.startswith(f"{trace_set_id}-"):
+        if path.name.startswith(f"{trace_set.trace_set_id}-"):
             rows = study.store.read_part("grades", path.stem, ["cell_id", "problem_id", "sample_index", "answer_class"])
             for row in rows.to_pylist():
-                if study.cells.get(row["cell_id"], ("", -1))[0] == trace_set_id:
+                if row["cell_id"] == cell:  # a folder may hold other budgets of a time when all samples were drawn
                     found.setdefault(row["problem_id"], {})[row["sample_index"]] = row["answer_class"]
     return found
 
@@ -161,14 +163,14 @@ def owed_shards(study: Study, model: str) -> list[Shard]:
     """The shards of one model that owe something, in the order of the YAML."""
     found = []
     for trace_set in study.trace_sets(model):
-        disk = on_disk(study, trace_set.trace_set_id)
+        disk = on_disk(study, trace_set)
         found += [shard for whole in _slices(study, trace_set) if (shard := _owed(study, whole, disk)).sequences]
     return found
 
 
 def owed_now(study: Study, shard: Shard) -> Shard:
     """The same slice with what it owes by now: others may have worked on it since."""
-    return _owed(study, shard, on_disk(study, shard.trace_set.trace_set_id, shard.problems))
+    return _owed(study, shard, on_disk(study, shard.trace_set, shard.problems))
 
 
 def slice_ids(study: Study, model: str) -> set[str]:
@@ -215,7 +217,7 @@ def saved(study: Study, trace_set: TraceSet) -> int:
     if study.config.stop is None:
         return 0
     asked, most = {p.problem_id for p in study.problems(trace_set.benchmark)}, trace_set.num_samples
-    votes = {problem: found for problem, found in _votes(study, trace_set.trace_set_id).items() if problem in asked}
+    votes = {problem: found for problem, found in _votes(study, trace_set).items() if problem in asked}
     there = {problem: sum(index < most for index in found) for problem, found in votes.items()}
     done = [problem for problem, found in votes.items() if samples_wanted(found, study.config.stop, most) <= there[problem]]
     return sum(most - there[problem] for problem in done)

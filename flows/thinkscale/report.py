@@ -40,7 +40,7 @@ from thinkscale.purchase import purchases
 from thinkscale.regions import frontier_membership, win_regions
 from thinkscale.schema import COMPUTED, TABLES, TableName
 from thinkscale.split import splits
-from thinkscale.store import StoreError, read_graded
+from thinkscale.store import StoreError, read_graded, unequal
 from thinkscale.summarize import deployable, summarize, typed
 from thinkscale.targets import targets
 from thinkscale.thresholds import thresholds
@@ -146,7 +146,8 @@ def analyze_stopped(study: Study, graded: pd.DataFrame) -> Analysis:
     for path in listed(root / "plots"):
         remove(path)
     shapes = {name: study.catalogue.models[name].shape for name in config.models}
-    table = stopped(graded, shapes, stop, config.num_samples, PUBLISHED_DRAWS, config.engine.seed)
+    planned = {name: study.planned_problems(name) for name in config.benchmarks}
+    table = stopped(graded, shapes, stop, config.num_samples, planned, PUBLISHED_DRAWS, config.engine.seed)
     said = {"What did stopping early save?": tuple(saving(table, graded))}
     files = (study.store.write_table("adaptive", table), write_findings(study, said))
     nothing = [typed(pd.DataFrame(columns=TABLES[name].names), TABLES[name]) for name in ("headline", "claims", "compliance")]
@@ -285,6 +286,8 @@ def planned_rows(study: Study, graded: pd.DataFrame) -> pd.DataFrame:
     planned = graded["cell_id"].isin(list(study.cells)) & graded["trace_set_id"].isin(list(sets))
     planned &= graded["problem_id"].isin(list(asked)) & (graded["sample_index"] < study.config.num_samples)
     kept: pd.DataFrame = graded[planned].reset_index(drop=True)
+    if "stopped" in kept and study.config.stop is None:  # of the samples that are asked for all may be there
+        kept = kept.assign(stopped=unequal(kept))
     return kept
 
 

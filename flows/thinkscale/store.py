@@ -259,7 +259,8 @@ def read_graded(path: str | os.PathLike[str] | UPath, scorer: Scorer | Literal["
     Args:
         scorer: whose scores are joined, as columns `verifier_score` (NaN where a row has none), `scorer_tokens` and `scorer_flops`;
             `only`: the one that scored here, if any did; None: nobody's.
-    Returns also a column `stopped`, true, where the YAML of the last run says `stop`: every estimate but `adaptive.stopped` refuses it.
+    Returns also, where the YAML says `stop` or once said it, a column `stopped`: true, in the second case only for cells whose rest is not
+        drawn. Every estimate but `adaptive.stopped` refuses such rows.
     Raises: StoreError where a key is doubled, an answer has no grade or names a trace that is not there, or several scorers are there.
     """
     store = Store(path)
@@ -274,16 +275,23 @@ def read_graded(path: str | os.PathLike[str] | UPath, scorer: Scorer | Literal["
         raise StoreError(f"{path}: {ungraded} of {len(frame)} answers have no grade. Run: python flows/regrade.py {store.root.name}")
     frame = frame.drop(columns="_merge").merge(_forced(store), on=key, how="left", validate="one_to_one")
     frame = _categories(_scored(store, frame, scorer))
-    return frame.assign(stopped=True) if _stops(store) else frame
+    when = drawing_stopped(store)
+    return frame if when is None else frame.assign(stopped=True if when == "now" else unequal(frame))
 
 
-def _stops(store: Store) -> bool:
-    """Was this folder drawn, at last, by an experiment whose drawing stops early?"""
+def drawing_stopped(store: Store) -> Literal["now", "before"] | None:
+    """Does the last run's YAML say `stop`, or did an earlier one's? None: neither, or nothing is known."""
     try:
         told = json.loads((store.root / "manifest.json").read_bytes())
     except FileNotFoundError:
-        return False
-    return told["config"].get("stop") is not None
+        return None
+    return "now" if told["config"].get("stop") is not None else "before" if told.get("stopped") else None
+
+
+def unequal(frame: pd.DataFrame) -> pd.Series:
+    """True for the rows of cells whose problems have unequal numbers of samples."""
+    sizes = frame.groupby(["cell_id", "problem_id"], observed=True)["sample_index"].transform("size")
+    return sizes.groupby(frame["cell_id"], observed=True).transform("nunique") > 1
 
 
 def _forced(store: Store) -> pd.DataFrame:
