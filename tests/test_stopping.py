@@ -19,7 +19,7 @@ from thinkscale.plan import owed_shards, plan, plan_table
 from thinkscale.report import analyze, planned_rows, show
 from thinkscale.status import cells
 from thinkscale.stopping import is_settled, samples_wanted
-from thinkscale.store import read_graded
+from thinkscale.store import incomplete, read_graded
 from thinkscale.summarize import summarize
 from thinkscale.tidy import TableError
 
@@ -132,6 +132,21 @@ def test_without_stop_the_rest_is_drawn_and_the_folder_is_that_of_a_fixed_number
     assert owed_shards(again, MODEL) == [] and run_fake(again) == 0
 
 
+def test_a_lost_first_round_is_owed_in_the_plan_too(tmp_path):
+    opened = study(tmp_path, **EARLY)
+    run_fake(opened)
+    samples = {p.stem: set(opened.store.read_part("answers", p.stem, ["sample_index"])["sample_index"].to_pylist()) for p in parts(opened)}
+    first = next(stem for stem, indices in samples.items() if indices == {0, 1})
+    for table in ("answers", "grades"):
+        (opened.store.folder(table) / f"{first}.parquet").unlink()
+    (row,) = plan(opened)
+    assert sum(len(shard.answers) for shard in owed_shards(opened, MODEL)) == 16 <= row.planned - row.on_disk
+
+
+def parts(opened):
+    return opened.store.parts("answers")
+
+
 def test_rounds_that_are_cut_off_go_on_where_they_were(tmp_path, monkeypatch):
     opened = study(tmp_path, **EARLY | {"engine": {**reopen_engine(tmp_path), "max_restarts": 0}})
     rounds, whole = [], Run._rounds
@@ -209,6 +224,9 @@ def test_stopped_samples_stay_refused_without_stop_until_the_rest_is_drawn(tmp_p
     assert read_graded(fixed.store.root)["stopped"].all()
     with pytest.raises(TableError, match="drawing was stopped because of the answers"):
         analyze(fixed)
+    first = read_graded(fixed.store.root).query("sample_index < 4")
+    alike = first[first.groupby("problem_id", observed=True)["sample_index"].transform("size") == 4]
+    assert len(alike) and incomplete(alike, 8).all() and not incomplete(alike, 4).any(), "equal numbers may be the answers' doing, too"
     two = study(tmp_path, **EIGHT | {"num_samples": 2})  # as many as every problem has: nobody's answers decided that
     assert not planned_rows(two, read_graded(two.store.root))["stopped"].any()
     fixed = study(tmp_path, **EIGHT)

@@ -219,7 +219,8 @@ def saved(study: Study, trace_set: TraceSet) -> int:
     asked, most = {p.problem_id for p in study.problems(trace_set.benchmark)}, trace_set.num_samples
     votes = {problem: found for problem, found in _votes(study, trace_set).items() if problem in asked}
     there = {problem: sum(index < most for index in found) for problem, found in votes.items()}
-    done = [problem for problem, found in votes.items() if samples_wanted(found, study.config.stop, most) <= there[problem]]
+    wanted = {problem: range(samples_wanted(found, study.config.stop, most)) for problem, found in votes.items()}
+    done = [problem for problem, found in votes.items() if all(index in found for index in wanted[problem])]
     return sum(most - there[problem] for problem in done)
 
 

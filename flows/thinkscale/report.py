@@ -40,7 +40,7 @@ from thinkscale.purchase import purchases
 from thinkscale.regions import frontier_membership, win_regions
 from thinkscale.schema import COMPUTED, TABLES, TableName
 from thinkscale.split import splits
-from thinkscale.store import StoreError, read_graded, unequal
+from thinkscale.store import StoreError, incomplete, read_graded
 from thinkscale.summarize import deployable, summarize, typed
 from thinkscale.targets import targets
 from thinkscale.thresholds import thresholds
@@ -287,7 +287,7 @@ def planned_rows(study: Study, graded: pd.DataFrame) -> pd.DataFrame:
     planned &= graded["problem_id"].isin(list(asked)) & (graded["sample_index"] < study.config.num_samples)
     kept: pd.DataFrame = graded[planned].reset_index(drop=True)
     if "stopped" in kept and study.config.stop is None:  # of the samples that are asked for all may be there
-        kept = kept.assign(stopped=unequal(kept))
+        kept = kept.assign(stopped=incomplete(kept, study.config.num_samples))
     return kept
 
 

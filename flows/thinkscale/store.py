@@ -275,23 +275,34 @@ def read_graded(path: str | os.PathLike[str] | UPath, scorer: Scorer | Literal["
         raise StoreError(f"{path}: {ungraded} of {len(frame)} answers have no grade. Run: python flows/regrade.py {store.root.name}")
     frame = frame.drop(columns="_merge").merge(_forced(store), on=key, how="left", validate="one_to_one")
     frame = _categories(_scored(store, frame, scorer))
-    when = drawing_stopped(store)
-    return frame if when is None else frame.assign(stopped=True if when == "now" else unequal(frame))
+    stop = drawing_stopped(store)
+    return frame if stop is None else frame.assign(stopped=True if stop.now else incomplete(frame, stop.num_samples))
 
 
-def drawing_stopped(store: Store) -> Literal["now", "before"] | None:
-    """Does the last run's YAML say `stop`, or did an earlier one's? None: neither, or nothing is known."""
+class Stopped(NamedTuple):
+    """Drawing stopped early in this folder."""
+
+    now: bool
+    """By the YAML of the last run; else by an earlier one's."""
+    num_samples: int
+    """Of the last run."""
+
+
+def drawing_stopped(store: Store) -> Stopped | None:
+    """Did drawing ever stop early here? None: no, or nothing is known."""
     try:
         told = json.loads((store.root / "manifest.json").read_bytes())
     except FileNotFoundError:
         return None
-    return "now" if told["config"].get("stop") is not None else "before" if told.get("stopped") else None
+    now = told["config"].get("stop") is not None
+    return Stopped(now, told["config"]["num_samples"]) if now or told.get("stopped") else None
 
 
-def unequal(frame: pd.DataFrame) -> pd.Series:
-    """True for the rows of cells whose problems have unequal numbers of samples."""
+def incomplete(frame: pd.DataFrame, num_samples: int) -> pd.Series:
+    """True for the rows of cells in which a problem has fewer samples than asked for; a cell of single samples is a greedy reference."""
     sizes = frame.groupby(["cell_id", "problem_id"], observed=True)["sample_index"].transform("size")
-    return sizes.groupby(frame["cell_id"], observed=True).transform("nunique") > 1
+    ends = sizes.groupby(frame["cell_id"], observed=True)
+    return (ends.transform("min") < num_samples) & (ends.transform("max") > 1)
 
 
 def _forced(store: Store) -> pd.DataFrame:
