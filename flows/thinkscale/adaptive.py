@@ -7,9 +7,8 @@ two) is at least the confidence, with a uniform prior: that a Beta(v + 1, w + 1)
 order have the law of n as they would come: the replay is unbiased for drawing so with at most n.
 Where drawing really stopped (`stop:` in the YAML) a problem counts by the vote at its stop, one outcome of the same rule: unbiased too.
 What it does not do: stop any drawing (see `stopping`). A sample count that the answers decided is no n of a binomial: pass@k, maj@k,
-best-of-k, votes, their
-intervals, calibration and everything made from them are wrong on stopped data, whose rows (`stopped`: true) are refused everywhere
-(`tidy.checked`); fixed-n and stopped data never meet in one estimate.
+best-of-k, votes, their intervals, calibration and everything made from them are wrong on stopped data, whose rows (`stopped`: true) are
+refused everywhere else (`tidy.checked`); fixed-n and stopped data never meet in one estimate.
 """
 
 from collections.abc import Mapping, Sequence
