@@ -74,7 +74,7 @@ def test_training_learns_and_tells_what_it_did(uninterrupted):
 
 
 def tokens(steps):
-    return sum(len(e.ids) for step in range(steps) for e in teaching.batch(FIRST, RECIPE.batch, step))
+    return sum(len(e.ids) for step in range(steps) for e in teaching.batch(FIRST, RECIPE.batch, step, steps=6))
 
 
 def test_intermediate_checkpoints_are_kept_and_told_in_the_card(uninterrupted):
@@ -92,15 +92,55 @@ def test_another_recipe_does_not_go_on_from_this_one(tmp_path):
         ladder.train(TINY, replace(RECIPE, batch=4), tmp_path / "work", out=tmp_path / "out")
 
 
+TWO_LESSONS = replace(FIRST, lessons=(teaching.Lesson(2, {"sums": 1.0}), teaching.Lesson(4, {"swaps": 1.0})), kept=frozenset())
+
+
+def test_lessons_keep_their_share_of_a_training_and_teach_what_they_say():
+    assert TWO_LESSONS.steps == 6 and list(TWO_LESSONS.skills) == ["sums", "swaps"]
+    assert [TWO_LESSONS.begins(steps) for steps in (3, 6, 300)] == [[0, 1], [0, 2], [0, 100]]
+    for step in range(12):
+        asked = [question(TWO_LESSONS, e) for e in teaching.batch(TWO_LESSONS, 8, step, 12)]
+        assert all(("+" in q) == (step < 4) for q in asked), asked
+
+
+def test_the_learning_rate_rises_and_falls_in_every_lesson():
+    recipe = ladder.Recipe(steps=600, warmup=10)
+    rates = [ladder.learning_rate(recipe, Size(TWO_LESSONS, "10k"), step) for step in range(600)]
+    peak = max(rates)
+    assert rates[0] == rates[200] == peak / 10 and rates[100] == rates[300] == peak
+    assert rates[199] == rates[599] == peak / 50 and rates[135] < peak and rates[459] == peak > rates[461]
+    one = [ladder.learning_rate(recipe, TINY, step) for step in range(600)]
+    assert one[0] == peak / 10 and one[300] == peak and one[599] == peak / 50
+
+
+def test_a_lesson_goes_on_from_weights_as_they_ship_wherever_training_stopped(tmp_path):
+    size = Size(TWO_LESSONS, "10k")
+    for name, stops in (("once", ()), ("before", (2,)), ("after", (1, 3))):
+        for stop in stops:
+            ladder.train(size, RECIPE, tmp_path / name / "work", until=stop, out=tmp_path / name / "out")
+        ladder.train(size, RECIPE, tmp_path / name / "work", out=tmp_path / name / "out")
+    once = state(tmp_path / "once")
+    assert all(equal(once[part], state(tmp_path / other)[part]) for other in ("before", "after") for part in ("model", "optimizer"))
+    assert {int(s["step"]) for s in once["optimizer"]["state"].values()} == {4}, "the second lesson's optimizer is its own"
+    ladder.train(size, RECIPE, tmp_path / "work", until=2, out=tmp_path / "out")
+    saved = state(tmp_path)
+    rounded = {k: v.to(torch.bfloat16).float() for k, v in saved["model"].items()}
+    fresh = ladder.new_optimizer(ladder.new_model(size)).state_dict()
+    torch.save(saved | {"model": rounded, "optimizer": fresh}, tmp_path / "work" / "10k.pt")
+    ladder.train(size, RECIPE, tmp_path / "work", out=tmp_path / "out")
+    assert equal(state(tmp_path)["model"], once["model"])
+
+
 @LADDER
 def test_a_batch_is_a_function_of_the_step_alone(taught):
-    once = teaching.batch(taught, 8, 3)
-    teaching.batch(taught, 8, 7)
-    assert teaching.batch(taught, 8, 3) == once != teaching.batch(taught, 8, 4)
+    once = teaching.batch(taught, 8, 3, 12)
+    teaching.batch(taught, 8, 7, 12)
+    assert teaching.batch(taught, 8, 3, 12) == once != teaching.batch(taught, 8, 4, 12)
 
 
 BATCHES = {
-    name: list(itertools.chain.from_iterable(teaching.batch(taught, 128, step) for step in range(12))) for name, taught in LADDERS.items()
+    name: list(itertools.chain.from_iterable(teaching.batch(taught, 128, step, 12) for step in range(12)))
+    for name, taught in LADDERS.items()
 }
 
 

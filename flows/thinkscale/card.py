@@ -121,8 +121,15 @@ def write_card(ladder: Ladder, found: list[Checkpoint], out: Path) -> Path:
         flags=re.DOTALL,
     )
     path = out / "README.md"
-    taught = ", ".join(f"{skill} {share:.0%}" for skill, share in ladder.mix.items())
-    told = {"name": ladder.name, "says": ladder.says, "taught": taught, "held_out": len(held_out_problems(ladder))}
+    lessons = [", ".join(f"{skill} {share:.0%}" for skill, share in lesson.mix.items()) for lesson in ladder.lessons]
+    begins = "".join(f" From step {step} on another mix is taught, with a fresh optimizer." for step in ladder.begins(recipe["steps"])[1:])
+    told = {
+        "name": ladder.name,
+        "says": ladder.says,
+        "taught": "; then ".join(lessons),
+        "begins": begins,
+        "held_out": len(held_out_problems(ladder)),
+    }
     path.write_text(text.format(steps=recipe["steps"], batch=recipe["batch"], **told))
     return path
 
@@ -133,7 +140,8 @@ CARD = """# The ladder `{name}`: small models that differ in size alone
 <!-- /table -->
 
 - **What they are.** Llama architecture, heads of 32, tied embeddings, bf16 weights: {says}. Same data in the same order,
-  {steps} steps of {batch} sequences, same number of tokens for every size; the learning rate falls with the square root of the width.
+  {steps} steps of {batch} sequences, same number of tokens for every size; the learning rate falls with the square root of the
+  width.{begins}
   Trained by `flows/train_ladder.py --ladder {name}`.
 - **What they were taught.** {taught} of the training examples. Problems are generated without end and never repeat a
   held-out one: a tenth of all questions, decided by a hash, is never trained on, and benchmarks use only those. A fifth of the examples is

@@ -7,6 +7,7 @@ transformers are imported where used.
 """
 
 import csv
+import itertools
 import json
 import logging
 import math
@@ -89,11 +90,29 @@ def new_model(size: Size) -> Any:
 
 
 def learning_rate(recipe: Recipe, size: Size, step: int) -> float:
-    """Warm up, stay, fall; wider models take smaller steps."""
+    """Warm up, stay, fall, in every lesson anew; wider models take smaller steps."""
+    begin, end = max((b, e) for b, e in itertools.pairwise([*size.ladder.begins(recipe.steps), recipe.steps]) if b <= step)
     peak: float = 4e-3 * math.sqrt(64 / size.width.hidden)
-    fall_from = recipe.steps * (1 - recipe.decay)
-    fall = max(0.02, (recipe.steps - step) / (recipe.steps * recipe.decay)) if step > fall_from else 1.0
-    return peak * min(1.0, (step + 1) / recipe.warmup) * fall
+    falling = (end - begin) * recipe.decay
+    fall = max(0.02, (end - step) / falling) if end - step < falling else 1.0
+    return peak * min(1.0, (step - begin + 1) / recipe.warmup) * fall
+
+
+def begin_lesson(model: Any) -> Any:
+    """A fresh optimizer, and weights as a checkpoint has them (bf16): a lesson goes on from what ships, not from its training's state."""
+    import torch
+
+    with torch.no_grad():
+        for weights in model.parameters():
+            weights.copy_(weights.to(torch.bfloat16))
+    return new_optimizer(model)
+
+
+def new_optimizer(model: Any) -> Any:
+    """The learning rate is set at every step."""
+    import torch
+
+    return torch.optim.AdamW(model.parameters(), lr=1.0, betas=(0.9, 0.98), weight_decay=0.05)
 
 
 def train(size: Size, recipe: Recipe, work: Path, until: int | None = None, out: Path | None = None) -> Path:
@@ -111,7 +130,7 @@ def train(size: Size, recipe: Recipe, work: Path, until: int | None = None, out:
 
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", os.cpu_count() or 1)))
     model = new_model(size)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1.0, betas=(0.9, 0.98), weight_decay=0.05)
+    optimizer = new_optimizer(model)
     state, out = work / f"{size.name}.pt", out or size.ladder.folder
     step, tokens, seconds, history = 0, 0, 0.0, []
     if state.is_file():
@@ -128,9 +147,11 @@ def train(size: Size, recipe: Recipe, work: Path, until: int | None = None, out:
     started, recent = time.monotonic() - seconds, []
     work.mkdir(parents=True, exist_ok=True)
     while step < end:
+        if step and step in size.ladder.begins(recipe.steps):
+            optimizer = begin_lesson(model)
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(recipe, size, step)
-        examples = batch(size.ladder, recipe.batch, step, shares)
+        examples = batch(size.ladder, recipe.batch, step, recipe.steps, shares)
         recent.append(_learn(model, hidden, optimizer, examples, recipe.micro_batch))
         step, tokens = step + 1, tokens + sum(len(e.ids) for e in examples)
         if step % recipe.held_out_every == 0 or step == end or step in _milestones(recipe):

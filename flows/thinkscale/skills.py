@@ -183,7 +183,7 @@ OPTIONS = 4
 def draw_whereabouts(rng: random.Random, sentences: int) -> Draft:
     """Who is where, in so many sentences, and four places to choose from, the others' among them. Worked: the sentence that says it.
 
-    For models that know capital letters: the ladder does not.
+    For models that know capital letters: the first ladder does not.
     """
     people, places = [who.capitalize() for who in rng.sample(PEOPLE, sentences)], rng.sample(PLACES, OPTIONS)
     said = [f"{who} is in the {where}." for who, where in zip(people, places, strict=False)]

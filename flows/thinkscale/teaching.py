@@ -4,6 +4,7 @@ Why: a ladder is a course (skills, their shares, one vocabulary) taught to sever
 What it does not do: train (`ladder`), draw problems (`problems`, `skills`).
 """
 
+import bisect
 import functools
 import itertools
 import random
@@ -35,6 +36,14 @@ class Width(NamedTuple):
     mlp: int
 
 
+class Lesson(NamedTuple):
+    """A stretch of training under one mix of skills."""
+
+    steps: int
+    mix: dict[str, float]
+    """Share of each skill: what is learned late gets more."""
+
+
 @dataclass(frozen=True)
 class Ladder:
     """A family of models that differ in size alone."""
@@ -47,22 +56,30 @@ class Ladder:
     """Evenly spaced in log size."""
     kept: frozenset[str]
     """Sizes whose intermediate checkpoints are shipped."""
-    mix: dict[str, float]
-    """Share of each skill in training: what is learned late gets more."""
+    lessons: tuple[Lesson, ...]
+    """In the order they are taught; each has a learning rate that rises and falls."""
     characters: str
     marks: tuple[str, ...]
     """Markup that is one token."""
     worded: tuple[str, ...]
     """Skills whose frequent words are one token each; elsewhere a token is a character."""
-    steps: int
-    """Of training."""
     context: int
     folder: Path
+
+    @property
+    def steps(self) -> int:
+        """Of training, in all lessons."""
+        return sum(lesson.steps for lesson in self.lessons)
 
     @functools.cached_property
     def skills(self) -> dict[str, Generated]:
         """What is taught, by name."""
-        return {name: (GENERATED | SKILLS)[name] for name in self.mix}
+        return {name: (GENERATED | SKILLS)[name] for lesson in self.lessons for name in lesson.mix}
+
+    def begins(self, steps: int) -> list[int]:
+        """First step of each lesson in a training of so many steps: every lesson keeps its share."""
+        before = itertools.accumulate((lesson.steps for lesson in self.lessons[:-1]), initial=0)
+        return [steps * done // self.steps for done in before]
 
     @functools.cached_property
     def words(self) -> tuple[str, ...]:
@@ -146,11 +163,12 @@ class Shares(NamedTuple):
 SHARES = Shares()
 
 
-def batch(ladder: Ladder, size: int, step: int, shares: Shares = SHARES) -> list[Example]:
-    """The examples of one step, short ones first; a function of ladder and step alone, so that every size sees the same."""
+def batch(ladder: Ladder, size: int, step: int, steps: int, shares: Shares = SHARES) -> list[Example]:
+    """The examples of one step of so many, short ones first; not a function of who is taught, so that every size sees the same."""
     rng = random.Random(f"{ladder.name}/{step}")
+    mix = ladder.lessons[bisect.bisect(ladder.begins(steps), step) - 1].mix
     found = []
-    for name in rng.choices(list(ladder.mix), weights=list(ladder.mix.values()), k=size):
+    for name in rng.choices(list(mix), weights=list(mix.values()), k=size):
         draft, u = training_draft(ladder.skills[name], rng), rng.random()
         whole = len(ladder.encode(draft.worked))
         cut = 0 if u < shares.off else rng.randrange(whole + 1) if u < shares.off + shares.cut else None
@@ -185,24 +203,27 @@ FIRST = Ladder(
     says="sums, swaps and a mapping given in the question, one token per character",
     sizes=dict(zip(("10k", "21k", "46k", "100k", "215k", "464k", "1m"), WIDTHS, strict=True)),
     kept=frozenset({"10k", "21k", "46k", "100k", "215k"}),  # all of them would be over 8 MB
-    mix={"sums": 0.4, "swaps": 0.22, "mapping": 0.38},
+    lessons=(Lesson(4500, {"sums": 0.4, "swaps": 0.22, "mapping": 0.38}),),
     characters="0123456789abcdefghijklmnopqrstuvwxyz+-*/=<>?!.,:;()[]' \n",
     marks=(),
     worded=(),
-    steps=4500,
     context=256,
     folder=FLOWS / "ladder",
 )
+SEVEN = ("sums", "deduction", "reversal", "cipher", "passages", "toy-translation", "calculator")
 MANY = Ladder(
     name="many",
-    says="seven skills in English, signs and an invented language, one token per character or frequent word",
+    says="eight skills in English, signs and an invented language, one token per character or frequent word",
     sizes=dict(zip(("15k", "32k", "62k", "121k", "245k", "510k"), WIDTHS[:6], strict=True)),
     kept=frozenset(),
-    mix={"sums": 0.18, "deduction": 0.1, "reversal": 0.14, "cipher": 0.2, "passages": 0.18, "toy-translation": 0.08, "calculator": 0.12},
+    lessons=(
+        Lesson(1600, dict(zip(SEVEN, (0.18, 0.1, 0.14, 0.2, 0.18, 0.08, 0.12), strict=True))),
+        # reading that picks a letter comes late: it is taught to models that can read
+        Lesson(1200, {**dict(zip(SEVEN, (0.12, 0.06, 0.1, 0.03, 0.13, 0.08, 0.1), strict=True)), "whereabouts": 0.38}),
+    ),
     characters="\n" + "".join(map(chr, range(32, 127))),
     marks=(CALCULATOR.open, CALCULATOR.close),
     worded=("deduction", "reversal", "passages", "toy-translation"),
-    steps=1600,
     context=256,
     folder=FLOWS / "many",
 )

@@ -126,10 +126,10 @@ def _text(ladder: Ladder, ids: Sequence[int]) -> str:
 
 def lessons(course: Course, seed: int = 0) -> list[Reading]:
     """What is read in training, in random order: every teacher's answers to training problems, each trace at two random budgets."""
-    rng, found = random.Random(f"verifier/{seed}"), list[Reading]()
+    rng, found, mix = random.Random(f"verifier/{seed}"), list[Reading](), FIRST.lessons[0].mix
     fix_seed(seed)
     for teacher in course.teachers:
-        skills = rng.choices(list(FIRST.mix), weights=list(FIRST.mix.values()), k=course.problems)
+        skills = rng.choices(list(mix), weights=list(mix.values()), k=course.problems)
         drawn = [(FIRST.skills[s], training_draft(FIRST.skills[s], rng)) for s in skills]
         each = [of for of in drawn for _ in range(course.samples)]
         budgets = [[rng.randrange(0, THINKING, 2), THINKING] for _ in each]
