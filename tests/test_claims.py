@@ -16,9 +16,9 @@ import pytest
 
 from fakes import FAKE_VLLM, engines, eventually, files, processes, reopen, rows, run_fake, start_child, study
 from thinkscale import evaluate
-from thinkscale.claims import Claim, ClaimLost, Claims, Guarded, at_work
+from thinkscale.claims import ClaimLost, Claims, Guarded, at_work
 from thinkscale.config import FLOWS
-from thinkscale.drain import Drain
+from thinkscale.drain import Drain, Preempted
 from thinkscale.plan import owed_shards, slice_ids
 from thinkscale.store import Store, StoreError, read_graded
 
@@ -34,11 +34,11 @@ def claims(folder, timeout=60.0, **owner):
 
 def test_a_slice_is_had_by_one_at_a_time(tmp_path):
     with claims(tmp_path) as one, claims(tmp_path) as other:
-        assert one.take("s", "sums 1-4") and not other.take("s", "") and not other.is_free("s")
+        assert one.take("s", "sums 1-4") and not other.take("s", "") and not other.free(["s"])
         assert other.take("t", "") and not one.take("t", "")
         one.check("s")
         one.release("s")
-        assert other.is_free("s") and other.take("s", "") and not one.take("s", "")
+        assert other.free(["s", "t", "u"]) == {"s", "u"} and other.take("s", "") and not one.take("s", "")
         other.check("s")
 
 
@@ -62,7 +62,7 @@ def test_an_owner_whose_beat_stands_still_by_our_own_clock_is_dead(tmp_path):
     owner._beat(0)  # and never again: as when its machine died
     assert owner.take("s", "")
     os.utime(owner._beat_file(owner.owner.token), (0, 0))  # what its clock said does not matter
-    assert not watcher.is_free("s"), "nothing is known at the first look"
+    assert not watcher.free(["s"]), "nothing is known at the first look"
     assert not watcher.take("s", "")
     time.sleep(0.4)
     assert watcher.take("s", "")
@@ -78,7 +78,7 @@ def test_a_living_owner_is_not_dead_however_long_it_takes(tmp_path):
         assert owner.take("s", "")
         end = time.monotonic() + 2.0
         while time.monotonic() < end:
-            assert not watcher.is_free("s")
+            assert not watcher.free(["s"])
             time.sleep(0.05)
         owner.check("s")
 
@@ -112,7 +112,7 @@ def test_after_all_is_forgotten_an_old_owner_finds_that_it_lost(tmp_path):
     assert new.take("s", "")
     new.release("s")
     new.forget({"s"})
-    assert third._last("s") == Claim(0, None) and third.take("s", "")
+    assert not list((tmp_path / "claims").glob("s.*")) and third.take("s", "")
     with pytest.raises(ClaimLost):
         old.check("s")
     old.release("s")
@@ -256,4 +256,29 @@ def test_a_claim_that_was_being_taken_when_the_engine_died_is_given_back(tmp_pat
     with Slow(opened.store, MODEL, 60.0) as mine:
         mine.taking = threading.Event()
         asyncio.run(go(mine))
-        assert mine.is_free(shard.slice_id) and claims(opened.store.root).is_free(shard.slice_id)
+        assert mine.free([shard.slice_id]) and claims(opened.store.root).free([shard.slice_id])
+
+
+def test_who_waits_looks_soon_and_then_ever_less_often_until_a_slice_is_given_back(tmp_path, monkeypatch):
+    waits = []
+
+    async def slept(seconds):
+        waits.append(seconds)
+        if len(waits) == 12:
+            owner.release("t")
+
+    monkeypatch.setattr(evaluate.asyncio, "sleep", slept)
+    with claims(tmp_path) as owner, claims(tmp_path) as mine:
+        assert owner.take("s", "") and owner.take("t", "")
+        asyncio.run(evaluate.until_free(mine, ["s", "t"], Drain("m")))
+        assert mine.free(["s", "t"]) == {"t"}
+    assert len(waits) == 12 and waits == sorted(waits) and waits[0] == 0.1 and waits[-1] == evaluate.WAIT_SECONDS
+
+
+def test_who_waits_and_is_told_to_end_ends(tmp_path):
+    drain = Drain("m")
+    drain.asked = True
+    with claims(tmp_path) as owner, claims(tmp_path) as mine:
+        assert owner.take("s", "")
+        with pytest.raises(Preempted, match=r"m: told to end"):
+            asyncio.run(evaluate.until_free(mine, ["s"], drain))

@@ -29,7 +29,7 @@ def terminate(opened, child):
     assert "SIGTERM: no new shard is begun" in said
     assert eventually(lambda: not processes(opened), 5)
     others = Claims(opened.store, MODEL, 60.0)
-    assert at_work(opened.store) == [] and all(map(others.is_free, slice_ids(opened, MODEL))), "others may go on at once"
+    assert at_work(opened.store) == [] and others.free(slice_ids(opened, MODEL)) == slice_ids(opened, MODEL), "others may go on at once"
     assert not [p for p in opened.store.root.rglob(".*") if p.is_file()]
     return time.monotonic() - start
 

@@ -108,7 +108,7 @@ class Claims:
         Args:
             label: for people, see `owners`.
         """
-        last = self._last(slice_id)
+        last = _last(_by_slice(files.listed(self.folder, ".json", f"{slice_id}.")).get(slice_id, {}))
         if not self._is_open(last):
             return False
         mine = Claim(last.generation + 1, self.owner.token)
@@ -119,9 +119,9 @@ class Claims:
         del self._held[slice_id]
         return False
 
-    def is_free(self, slice_id: str) -> bool:
-        """Nobody has claimed it, or who did is dead."""
-        return self._is_open(self._last(slice_id))
+    def free(self, slice_ids: Iterable[str]) -> set[str]:
+        """Those of them that nobody has claimed, or whose owner is dead; by one look at the folder."""
+        return self._free(slice_ids, _by_slice(files.listed(self.folder, ".json")))
 
     def check(self, slice_id: str) -> None:
         """Raise ClaimLost where a slice that we claimed is not ours any more."""
@@ -143,20 +143,13 @@ class Claims:
             said = _read(path) if path.name.startswith("owner-") else None
             if said is not None and Owner(**said["owner"]).gone:
                 files.remove(path)
-        for slice_id in slice_ids & {p.name.split(".")[0] for p in there}:
-            if self.is_free(slice_id):
-                for path in there:  # not what has come since: that is a new claim
-                    if path.name.startswith(f"{slice_id}."):
-                        files.remove(path)
+        claimed = _by_slice(there)
+        for slice_id in self._free(slice_ids & claimed.keys(), claimed):
+            for path in claimed[slice_id].values():  # not what has come since: that is a new claim
+                files.remove(path)
 
-    def _last(self, slice_id: str) -> Claim:
-        """The claim that counts; generation 0 where there is none."""
-        numbered = [(int(p.name.split(".")[1]), p) for p in files.listed(self.folder, ".json", f"{slice_id}.")]
-        if not numbered:
-            return Claim(0, None)
-        generation, path = max(numbered, key=lambda n: n[0])
-        said = _read(path)
-        return Claim(generation, None if said is None else said["owner"])
+    def _free(self, slice_ids: Iterable[str], claimed: Mapping[str, Mapping[int, UPath]]) -> set[str]:
+        return {slice_id for slice_id in slice_ids if self._is_open(_last(claimed.get(slice_id, {})))}
 
     def _is_open(self, last: Claim) -> bool:
         return last.owner is None or (last.owner != self.owner.token and self._is_dead(last.owner))
@@ -220,6 +213,25 @@ def at_work(store: Store) -> list[Seen]:
             seen = Seen(Owner(**said["owner"]), tuple(said["slices"]), said["beat"], files.age(path))
             found += [] if seen.owner.gone else [seen]
     return found
+
+
+def _by_slice(paths: Iterable[UPath]) -> dict[str, dict[int, UPath]]:
+    """Slice -> generation -> file, of the claims among these files."""
+    found: dict[str, dict[int, UPath]] = {}
+    for path in paths:
+        slice_id, generation, *_ = path.name.split(".")
+        if generation.isdecimal():  # else a beat
+            found.setdefault(slice_id, {})[int(generation)] = path
+    return found
+
+
+def _last(generations: Mapping[int, UPath]) -> Claim:
+    """The claim that counts; generation 0 where there is none."""
+    if not generations:
+        return Claim(0, None)
+    last = max(generations)
+    said = _read(generations[last])
+    return Claim(last, None if said is None else said["owner"])
 
 
 def _read(path: UPath) -> dict[str, Any] | None:

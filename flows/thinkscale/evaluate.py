@@ -9,7 +9,7 @@ import asyncio
 import logging
 import os
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -39,8 +39,9 @@ SHARDS_AT_ONCE = 2
 """The next shard's traces fill the engine while the last answers of this one come in."""
 REPORT_SECONDS = 5.0
 
-WAIT_SECONDS = 2.0
-"""Between looks at claims of others, while they do all that is owed."""
+FIRST_WAIT, WAIT_SECONDS = 0.1, 2.0
+"""Between looks at claims of others, while they do all that is owed: first and at most. Who waits for a last shard looks soon, who waits
+for hours does not keep the storage busy."""
 
 T = TypeVar("T")
 RunShard = Callable[[Shard, Generator, Store], Awaitable[ShardDone]]
@@ -186,7 +187,8 @@ class Run:
 
         No shards: only the loss is owed.
         """
-        free = [shard for shard in shards if self.claims.is_free(shard.slice_id)]
+        unclaimed = await asyncio.to_thread(self.claims.free, [shard.slice_id for shard in shards])
+        free = [shard for shard in shards if shard.slice_id in unclaimed]
         if free or not shards:
             meter = Meter(self.study.store, self.model, self.claims.owner.host, self.study.catalogue.models[self.model].gpus)
             async with _serving(self.study, self.model, free, early, meter) as endpoint:
@@ -194,9 +196,7 @@ class Run:
         log.info("%s: other runs are at work on all %d shards that are owed; waiting", self.model, len(shards))
         if early is not None:
             await asyncio.to_thread(early.stop)
-        while not self.drain.asked and not any(self.claims.is_free(shard.slice_id) for shard in shards):
-            await asyncio.sleep(WAIT_SECONDS)
-        self.drain.check()
+        await until_free(self.claims, [shard.slice_id for shard in shards], self.drain)
         return 0
 
     async def _all(self, shards: list[Shard], endpoint: Endpoint, meter: Meter) -> int:
@@ -279,6 +279,15 @@ class Run:
             if shard.work in self.done:
                 break  # said by `owed`
         return total
+
+
+async def until_free(claims: Claims, slice_ids: Sequence[str], drain: Drain) -> None:
+    """Wait until one of these slices is nobody's. Raises Preempted where we are told to end."""
+    wait = FIRST_WAIT
+    while not drain.asked and not await asyncio.to_thread(claims.free, slice_ids):
+        await asyncio.sleep(wait)
+        wait = min(1.5 * wait, WAIT_SECONDS)
+    drain.check()
 
 
 @asynccontextmanager

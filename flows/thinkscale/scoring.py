@@ -13,7 +13,7 @@ from thinkscale import files, serving
 from thinkscale.claims import ClaimLost, Claims, Guarded
 from thinkscale.drain import Drain, drain_on_sigterm
 from thinkscale.endpoint import Client, Endpoint, EngineFailure
-from thinkscale.evaluate import SHARDS_AT_ONCE, WAIT_SECONDS
+from thinkscale.evaluate import SHARDS_AT_ONCE, until_free
 from thinkscale.generate import Room
 from thinkscale.mend import mend
 from thinkscale.metering import Meter
@@ -42,11 +42,12 @@ async def score(study: Study, run_id: str = "") -> int:
                     f"{name}: {again.label} were scored and are owed still: what was written is gone. Look into {study.store.root}."
                 )
             slices |= {part.slice_id for part in parts}
-            free = [part for part in parts if claims.is_free(part.slice_id)]
+            unclaimed = await asyncio.to_thread(claims.free, [part.slice_id for part in parts])
+            free = [part for part in parts if part.slice_id in unclaimed]
             drain.check()
             if not free:
                 log.info("%s: other runs are at work on all %d parts that are owed; waiting", name, len(parts))
-                await asyncio.sleep(WAIT_SECONDS)
+                await until_free(claims, [part.slice_id for part in parts], drain)
                 continue
             try:
                 await _serve_and_score(study, free, claims, drain, done)
