@@ -282,3 +282,23 @@ def test_who_waits_and_is_told_to_end_ends(tmp_path):
         assert owner.take("s", "")
         with pytest.raises(Preempted, match=r"m: told to end"):
             asyncio.run(evaluate.until_free(mine, ["s"], drain))
+
+
+def test_no_engine_is_started_for_shards_that_were_done_since_they_were_read_as_owed(tmp_path, monkeypatch):
+    opened = opened_in(tmp_path / "study")
+    read, looks = evaluate.owed_shards, []
+
+    def read_slowly(*what):
+        found = read(*what)
+        looks.append(len(found))
+        if len(looks) == 1:  # another run does it all before we look at the claims
+            for slice_id in slice_ids(opened, MODEL):
+                other.release(slice_id)
+            assert run_fake(reopen(tmp_path / "study")) == 6
+        return found
+
+    monkeypatch.setattr(evaluate, "owed_shards", read_slowly)
+    with claims(opened.store.root) as other:
+        assert all(other.take(slice_id, "") for slice_id in slice_ids(opened, MODEL))
+        assert run_fake(opened) == 0
+    assert looks == [6, 6, 0, 0] and len(engines(opened)) == 1

@@ -2,13 +2,14 @@
 
 import asyncio
 import math
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 
 from fake_vllm import FakeModel, Tokenizer
 from fakes import FAKE_VLLM, engines, files, model, reopen, rows, run_fake, score_fake, study
-from thinkscale import cost, report, scores
+from thinkscale import cost, report, scores, scoring
 from thinkscale.choices import ResponseInvalid, check_scores
 from thinkscale.config import FLOWS, ConfigError
 from thinkscale.fanout import Ended, Unfinished, fan_out
@@ -113,6 +114,40 @@ def test_answers_that_come_later_are_owed_their_scores(tmp_path):
     assert scores.unscored(more) == 12 * 4
     score_fake(more)
     assert len(rows(more, "scores")) == len(rows(more, "answers")) and files(more, "scores").items() >= before.items()
+
+
+def test_no_scorer_is_started_for_parts_that_were_scored_since_they_were_read_as_owed(tmp_path, monkeypatch):
+    opened = study(tmp_path, **SUMS, scorer="fake-scorer")
+    run_fake(opened)
+    read, looks = scoring.owed, []
+
+    def read_slowly(*what):
+        found = read(*what)
+        looks.append(len(found))
+        if len(looks) == 1:  # another run scores them all before we look at the claims
+            assert score_fake(reopen(tmp_path)) == 3
+        return found
+
+    monkeypatch.setattr(scoring, "owed", read_slowly)
+    assert score_fake(opened) == 0
+    assert looks == [3, 3, 0, 0] and len(engines(opened)) == 2, "one of the model, one of the other run's scorer"
+
+
+def test_a_part_that_was_scored_since_the_run_began_is_not_scored_again(tmp_path, monkeypatch):
+    opened = study(tmp_path, **SUMS, scorer="fake-scorer")
+    run_fake(opened)
+    start, begun = scoring.serving.start, []
+
+    def start_late(*what, **how):
+        begun.append(what)
+        if len(begun) == 1:  # another run scores them all while our engine starts
+            with ThreadPoolExecutor(1) as pool:
+                assert pool.submit(score_fake, reopen(tmp_path)).result() == 3
+        return start(*what, **how)
+
+    monkeypatch.setattr(scoring.serving, "start", start_late)
+    assert score_fake(opened) == 0
+    assert len(rows(opened, "scores")) == len(rows(opened, "answers"))
 
 
 def test_scores_of_answers_that_were_set_aside_go_with_them(tmp_path):

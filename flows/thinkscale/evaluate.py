@@ -13,8 +13,8 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from functools import partial
-from typing import TypeVar
+from functools import cached_property, partial
+from typing import NamedTuple, TypeVar
 
 from thinkscale import files, loss, serving
 from thinkscale.calls import check_tool
@@ -130,9 +130,9 @@ async def evaluate(study: Study, model: str, do_shard: RunShard = run_shard, ear
         try:
             await asyncio.to_thread(check_graders, {study.known[benchmark].grader for benchmark in study.config.benchmarks})
             ran, restarts = 0, 0
-            while (shards := await asyncio.to_thread(run.owed)) or loss.is_owed(study, model):
+            while (owed := await asyncio.to_thread(run.look)).shards or loss.is_owed(study, model):
                 try:
-                    ran += await run.some(shards, early)
+                    ran += await run.some(owed, early)
                 except EngineFailure as e:
                     restarts += 1
                     if restarts > study.config.engine.max_restarts:
@@ -144,8 +144,16 @@ async def evaluate(study: Study, model: str, do_shard: RunShard = run_shard, ear
             if early is not None:
                 await asyncio.to_thread(early.stop)
         log.info("%s: nothing owed", model)
-        claims.forget(slice_ids(study, model))
+        claims.forget(run.slices)
         return ran
+
+
+class Owed(NamedTuple):
+    """What a model owes."""
+
+    shards: list[Shard]
+    free: list[Shard]
+    """Of them those that nobody is at work on: an engine may be started for them."""
 
 
 @dataclass
@@ -162,6 +170,20 @@ class Run:
     damage: int = -1
     """How many files were in quarantine when all parts were looked at; -1: never."""
     thread: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1, thread_name_prefix="claim"))
+
+    @cached_property
+    def slices(self) -> set[str]:
+        """All that the model's work is claimed by."""
+        return slice_ids(self.study, self.model)
+
+    def look(self) -> Owed:
+        """What is owed now. Raises as `owed`.
+
+        Free is what nobody had claimed before the disk was read (else it may be done since, and an engine started for nothing) nor after.
+        """
+        before, shards = self.claims.free(self.slices), self.owed()
+        free = before & self.claims.free([shard.slice_id for shard in shards])
+        return Owed(shards, [shard for shard in shards if shard.slice_id in free])
 
     def owed(self) -> list[Shard]:
         """What is owed now. Raises StoreError where a shard that was done here is owed as before: nothing would ever end it."""
@@ -182,13 +204,12 @@ class Run:
     def _damage(self) -> int:
         return len(self.study.store.quarantined())
 
-    async def some(self, shards: list[Shard], early: serving.Running | None) -> int:
+    async def some(self, owed: Owed, early: serving.Running | None) -> int:
         """Run the shards that nobody else has claimed; if others have them all, wait until one is free. Returns how many were run.
 
         No shards: only the loss is owed.
         """
-        unclaimed = await asyncio.to_thread(self.claims.free, [shard.slice_id for shard in shards])
-        free = [shard for shard in shards if shard.slice_id in unclaimed]
+        shards, free = owed
         if free or not shards:
             meter = Meter(self.study.store, self.model, self.claims.owner.host, self.study.catalogue.models[self.model].gpus)
             async with _serving(self.study, self.model, free, early, meter) as endpoint:

@@ -77,7 +77,7 @@ def owed(study: Study) -> list[OwedPart]:
     if scorer is None:
         return []
     sets = {t.trace_set_id: t for model in study.config.models for t in study.trace_sets(model)}
-    done, found = {path.stem for path in study.store.parts("scores")}, []
+    done, found = scored(study), []
     for path in study.store.parts("answers"):
         if f"{path.stem}-{digest(scorer)}" not in done:
             held = study.store.read_part("answers", path.stem, ["trace_set_id"])["trace_set_id"]
@@ -85,6 +85,11 @@ def owed(study: Study) -> list[OwedPart]:
                 found.append(OwedPart(path.stem, sets[str(held[0])], scorer))
     order = list(sets)
     return sorted(found, key=lambda part: order.index(part.trace_set.trace_set_id))
+
+
+def scored(study: Study) -> set[str]:
+    """Names of the parts of scores that are on disk."""
+    return {path.stem for path in study.store.parts("scores")}
 
 
 def unscored(study: Study) -> int:

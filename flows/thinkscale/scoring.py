@@ -18,7 +18,7 @@ from thinkscale.generate import Room
 from thinkscale.mend import mend
 from thinkscale.metering import Meter
 from thinkscale.plan import Study
-from thinkscale.scores import OwedPart, owed, score_part
+from thinkscale.scores import OwedPart, owed, score_part, scored
 from thinkscale.store import StoreError
 
 log = logging.getLogger(__name__)
@@ -43,7 +43,8 @@ async def score(study: Study, run_id: str = "") -> int:
                 )
             slices |= {part.slice_id for part in parts}
             unclaimed = await asyncio.to_thread(claims.free, [part.slice_id for part in parts])
-            free = [part for part in parts if part.slice_id in unclaimed]
+            done_since = await asyncio.to_thread(scored, study)  # after that look: no engine is started for what others have just done
+            free = [part for part in parts if part.slice_id in unclaimed and part.part_name not in done_since]
             drain.check()
             if not free:
                 log.info("%s: other runs are at work on all %d parts that are owed; waiting", name, len(parts))
@@ -84,6 +85,8 @@ async def _all(study: Study, parts: list[OwedPart], claims: Claims, drain: Drain
             if drain.asked or not await asyncio.to_thread(claims.take, part.slice_id, part.label):
                 return
             try:
+                if part.part_name in await asyncio.to_thread(scored, study):
+                    return
                 guarded = Guarded(study.store, partial(claims.check, part.slice_id))
                 count = await score_part(study, part, guarded, client, room)
             except ClaimLost as e:
