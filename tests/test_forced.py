@@ -13,7 +13,8 @@ from fakes import Toy, eventually, files, generator, processes, rows, run_fake, 
 from thinkscale.endpoint import ResponseInvalid
 from thinkscale.forced import brier, letters, probabilities, right_choice, teacher_forced
 from thinkscale.generate import AnswerKey
-from thinkscale.plan import owed_shards, plan
+from thinkscale.outlook import plan
+from thinkscale.plan import owed_shards
 from thinkscale.problems import Problem
 from thinkscale.report import analyze, check_unmixed
 from thinkscale.status import status_view

@@ -12,7 +12,8 @@ from thinkscale.compliance import compliance, compliance_table
 from thinkscale.config import ConfigError, Thinking
 from thinkscale.endpoint import Choice
 from thinkscale.generate import SampleKey
-from thinkscale.plan import owed_shards, plan
+from thinkscale.outlook import plan
+from thinkscale.plan import owed_shards
 from thinkscale.problems import Problem
 from thinkscale.prompting import chosen, example_pool, render, wait_ids
 from thinkscale.report import analyze

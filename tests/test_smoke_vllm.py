@@ -19,7 +19,8 @@ import pytest
 
 from thinkscale import supervise
 from thinkscale.launch import is_free
-from thinkscale.plan import open_study, owed_shards, plan
+from thinkscale.outlook import plan
+from thinkscale.plan import open_study, owed_shards
 from thinkscale.schema import TABLES
 from thinkscale.store import PARTS, read_graded
 

@@ -15,7 +15,8 @@ from thinkscale.adaptive import adaptive, stopped, vote
 from thinkscale.config import ConfigError, Stop
 from thinkscale.evaluate import Run
 from thinkscale.manifest import write_manifest
-from thinkscale.plan import owed_shards, plan, plan_table
+from thinkscale.outlook import plan, plan_table
+from thinkscale.plan import owed_shards
 from thinkscale.report import analyze, planned_rows, show
 from thinkscale.status import cells
 from thinkscale.stopping import is_settled, samples_wanted

@@ -20,7 +20,8 @@ from rich.console import Console
 from thinkscale import loss, scores
 from thinkscale.config import ConfigError, Experiment
 from thinkscale.evaluate import start_first
-from thinkscale.plan import RESULTS, Study, open_study, plan, plan_table
+from thinkscale.outlook import plan, plan_table
+from thinkscale.plan import RESULTS, Study, open_study
 from thinkscale.serving import Running
 from thinkscale.status import status_view
 

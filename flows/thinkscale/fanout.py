@@ -15,7 +15,8 @@ from typing import Any, Literal, NamedTuple
 from thinkscale import loss, scores
 from thinkscale.claims import at_work
 from thinkscale.config import ConfigError, Model
-from thinkscale.plan import Study, plan
+from thinkscale.outlook import plan
+from thinkscale.plan import Study
 from thinkscale.store import Store
 
 log = logging.getLogger(__name__)

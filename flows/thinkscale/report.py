@@ -34,7 +34,8 @@ from thinkscale.findings import Finding, claimed, page, routes, saving, turned, 
 from thinkscale.foresight import foresee
 from thinkscale.loss import measured
 from thinkscale.mend import mend
-from thinkscale.plan import Study, plan
+from thinkscale.outlook import plan
+from thinkscale.plan import Study
 from thinkscale.plots import accuracy_vs_flops, accuracy_vs_size, forecasts
 from thinkscale.purchase import purchases
 from thinkscale.regions import frontier_membership, win_regions

@@ -15,7 +15,8 @@ from rich.table import Table as RichTable
 
 from thinkscale.claims import Seen, at_work
 from thinkscale.metering import engine_seconds
-from thinkscale.plan import AT_MOST, Study, held, plan, saved
+from thinkscale.outlook import AT_MOST, held, plan
+from thinkscale.plan import Study, saved
 
 RECENT_SECONDS = 600.0
 """Speed is that of the last ten minutes in which the engines did something."""
