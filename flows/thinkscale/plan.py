@@ -130,19 +130,17 @@ def on_disk(study: Study, trace_set: TraceSet, problems: Sequence[Problem] | Non
         for cell, problem, sample in _keys(study, table, ["cell_id", "problem_id", "sample_index"], trace_set_id, problems):
             cells.setdefault(cell, set()).add(SampleKey(problem, sample))
     longest = {SampleKey(p, i): (ended, budget) for p, i, ended, budget in longest_last}
-    return OnDisk(longest, of_cells["answers"], _votes(study, trace_set) if study.config.stop else {}, of_cells["forced"])
+    return OnDisk(longest, of_cells["answers"], _votes(study, trace_set, problems) if study.config.stop else {}, of_cells["forced"])
 
 
-def _votes(study: Study, trace_set: TraceSet) -> dict[str, Votes]:
-    """What the samples of a trace set at its one budget voted for; grades are in parts of the names of their answers'."""
+def _votes(study: Study, trace_set: TraceSet, problems: Sequence[Problem] | None = None) -> dict[str, Votes]:
+    """What the samples of a trace set at its one budget voted for."""
     found: dict[str, Votes] = {}
-    cell = trace_set.cell_id(*trace_set.budgets)
-    for path in study.store.parts("grades"):
-        if path.name.startswith(f"{trace_set.trace_set_id}-"):
-            rows = study.store.read_part("grades", path.stem, ["cell_id", "problem_id", "sample_index", "answer_class"])
-            for row in rows.to_pylist():
-                if row["cell_id"] == cell:  # a folder may hold other budgets of a time when all samples were drawn
-                    found.setdefault(row["problem_id"], {})[row["sample_index"]] = row["answer_class"]
+    asked = trace_set.cell_id(*trace_set.budgets)
+    columns = ["cell_id", "problem_id", "sample_index", "answer_class"]
+    for cell, problem, sample, answer_class in _keys(study, "grades", columns, trace_set.trace_set_id, problems):
+        if cell == asked:  # a folder may hold other budgets of a time when all samples were drawn
+            found.setdefault(problem, {})[sample] = answer_class
     return found
 
 

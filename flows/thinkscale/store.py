@@ -28,12 +28,8 @@ T = TypeVar("T")
 PARTS: tuple[TableName, ...] = ("problems", "samples", "answers", "grades", "forced")
 QUARANTINE = "quarantine"
 _META = b"thinkscale"
-_OF_TRACE_SETS: tuple[TableName, ...] = (
-    "samples",
-    "answers",
-    "forced",
-    "scores",
-)  # a part of these holds one trace set and names it in its footer
+_OF_TRACE_SETS: tuple[TableName, ...] = ("samples", "answers", "forced", "scores")
+"""A part of these holds one trace set and names it in its footer."""
 _READERS = 16  # an object store answers in tens of milliseconds, many at once
 
 
@@ -168,8 +164,10 @@ class Store:
                 if "trace_set_id" not in meta:
                     raise _Foreign("it does not say its trace set")
                 self._trace_set_of[str(path)] = meta["trace_set_id"]
-                if trace_sets is not None and meta["trace_set_id"] not in trace_sets:
-                    return None
+            if table == "grades":  # a part of the name of its answers', which begins with their trace set
+                self._trace_set_of[str(path)] = path.name.partition("-")[0]
+            if trace_sets is not None and self._trace_set_of.get(str(path)) not in trace_sets:
+                return None
             later = {c.name for c in TABLES[table].columns if c.since > version}
             if missing := set(schema.names) - set(file.schema_arrow.names) - later:
                 raise _Foreign(f"columns {sorted(missing)} are missing")
