@@ -78,7 +78,7 @@ class Place:
         options = {"command": command, "concurrency": 4, "claim_timeout": 1.5, "stall_timeout": 2.0, **engine}
         claim = {"name": "c", "benchmark": "sums", "better": {"model": MODEL, "thinking_budget": 16}}
         claim["worse"] = {"model": MODEL, "thinking_budget": 0}
-        return study(self.folder, benchmarks={"sums": {"problems": 16}}, claims=[claim], engine=options)
+        return study(self.folder, benchmarks={"sums": {"problems": 16}}, claims=[claim], gold_logprob=True, engine=options)
 
     def hang(self, phase, most):
         """A fault that holds a request of a phase, some requests in."""
@@ -90,7 +90,7 @@ class Place:
         if phase == "engine start":
             assert eventually(lambda: engines_begun(opened), 60), "no engine began"
         elif phase == "stopping":
-            assert eventually(lambda: len(opened.store.parts("grades")) == 4, 60), "it does not come to its end"
+            assert eventually(lambda: len(opened.store.parts("forced")) == 4, 60), "it does not come to its end"
         else:
             assert eventually(self.marker.exists, 60), f"it does not come to {phase}"
         time.sleep(self.moment.uniform(0, 0.3))
@@ -234,7 +234,7 @@ def spoiled(table, how):
 
     def do(place):
         opened = place.open()
-        place.ended(start_child(opened, ("grades", 3)), -KILL)
+        place.ended(start_child(opened, ("forced", 3)), -KILL)
         path = place.moment.choice(opened.store.parts(table))
         data = path.read_bytes()
         if how == "torn":
@@ -265,8 +265,8 @@ def fake_cases():
         add(phase, "supervisor SIGKILL", engine_hit(phase, KILL, "supervisor"))
     for phase, fault, do in chaos_moments.moment_cases():
         add(phase, fault, do)
-    for table in ("samples", "answers", "grades"):
-        add({"samples": "writing", "answers": "answers", "grades": "grading"}[table], f"SIGKILL before {table}", dies_before(table), 2)
+    for table, phase in (("samples", "writing"), ("answers", "answers"), ("grades", "grading"), ("forced", "writing")):
+        add(phase, f"SIGKILL before {table}", dies_before(table), 2)
     for phase in ("thinking", "answers"):
         for kind, options in (("500", {}), ("503", {}), ("429", {"retry_after": 0}), ("reset", {}), ("cut_body", {}), ("not_json", {})):
             add(phase, f"responses: {kind}", answers_badly(phase, kind, **options))

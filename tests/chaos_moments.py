@@ -25,9 +25,9 @@ from thinkscale.config import FLOWS
 
 KILL, TERM, STOP, CONT = signal.SIGKILL, signal.SIGTERM, signal.SIGSTOP, signal.SIGCONT
 MOMENTS = {  # phase -> tables, audit event on the temporary file of a part
-    "writing": (("samples", "answers"), "open"),
-    "between write and publish": (("samples", "answers"), "os.link"),
-    "published, not cleaned": (("samples", "answers"), "os.remove"),
+    "writing": (("samples", "answers", "forced"), "open"),
+    "between write and publish": (("samples", "answers", "forced"), "os.link"),
+    "published, not cleaned": (("samples", "answers", "forced"), "os.remove"),
     "grading": (("grades",), "os.rename"),
 }
 
@@ -202,9 +202,9 @@ def moment_cases():
         for n in (KILL, TERM, STOP)
     ]
     found += [("stopping", "supervisor SIGKILL while its engine ends", stopping_struck("supervisor", KILL))]
-    found += [("writing", f"killed in a write of {t}", killed_in_a_write(t)) for t in ("samples", "answers", "grades")]
+    found += [("writing", f"killed in a write of {t}", killed_in_a_write(t)) for t in ("samples", "answers", "grades", "forced")]
     if os.geteuid() == 0:  # mounting a small disk needs root
-        found += [("writing", f"disk full at {t}", disk_full(t)) for t in ("samples", "answers", "grades")]
+        found += [("writing", f"disk full at {t}", disk_full(t)) for t in ("samples", "answers", "grades", "forced")]
     return found
 
 
