@@ -18,7 +18,7 @@ from thinkscale import onset
 from thinkscale.curves import SkillCurve
 from thinkscale.emergence import GOOD, loss_law, shown_over_size
 from thinkscale.inference import Pools, interval
-from thinkscale.plots import STYLE, human, save
+from thinkscale.plots import STYLE, human, log_scale, save
 
 _DRAWS = 1000
 _COLOURS = ("0.45", "tab:blue")  # smallest budget, largest budget
@@ -53,6 +53,7 @@ def emergence_over_size(table: pd.DataFrame, curves: list[SkillCurve], path: UPa
             _finish(grid[0, column], name, [row for row, _ in pairs])
             if known:
                 _loss(grid[1, column], pairs[-1][1])
+            log_scale(grid[-1, column])  # of the column: they share it
             grid[-1, column].set_xlabel("parameters")
         grid[0, 0].set_ylabel("accuracy of one sample")
         if known:
@@ -86,7 +87,6 @@ def _skill(axes: Axes, row: dict[str, Any], curve: SkillCurve, colour: str) -> N
 
 def _finish(axes: Axes, name: str, rows: list[dict[str, Any]]) -> None:
     axes.set_title(name, fontsize=9.5, pad=8 + 10 * len(rows))
-    axes.set_xscale("log")
     axes.set_ylim(-0.02, 1.02)
     axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
     for place, (colour, row) in enumerate(zip(_COLOURS[-len(rows) :], rows, strict=True)):
@@ -97,10 +97,11 @@ def _finish(axes: Axes, name: str, rows: list[dict[str, Any]]) -> None:
 
 def _loss(axes: Axes, curve: SkillCurve) -> None:
     size, loss = curve.x, curve.places["bits_per_byte"].to_numpy(float)
-    axes.loglog(size, loss, "s", color=_LOSS, ms=4)
+    axes.plot(size, loss, "s", color=_LOSS, ms=4)
+    axes.set_yscale("log")
     law = loss_law(size, loss)
     if law is not None:
-        axes.loglog(size, law.scale * size**-law.exponent, color=_LOSS, lw=1.2)
+        axes.plot(size, law.scale * size**-law.exponent, color=_LOSS, lw=1.2)
         text = f"parameters^-{law.exponent:.2f} [{law.low:.2f}, {law.high:.2f}], R² {law.r2:.2f}"
         axes.text(0.02, 0.05, text, transform=axes.transAxes, fontsize=7, color=_LOSS)
 

@@ -18,7 +18,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import PercentFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, PercentFormatter
 from upath import UPath
 
 from thinkscale.files import put
@@ -197,10 +197,20 @@ def _finish(axes: Axes, points: pd.DataFrame, benchmark: str, x: str) -> None:
     name = benchmark if skill == benchmark else f"{benchmark}: {skill}"
     axes.set_title(f"{name} ({points['num_problems'].max():,} problems)", fontsize=9.5)
     axes.axhline(points["chance"].iloc[0], color=_GREY, lw=1, ls=(0, (4, 3)), zorder=0)
-    axes.set_xscale("log")
     axes.set_xlabel(x)
+    log_scale(axes)
     axes.set_ylim(-0.02, 1.02)
     axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+
+
+def log_scale(axes: Axes) -> None:
+    """A logarithmic axis of what is drawn already, with labels that do not run into each other: powers of ten, more where few."""
+    axes.set_xscale("log")
+    low, high = axes.get_xlim()
+    subs = (1, 2, 3, 5, 7) if high < 10 * low else (1, 2, 5) if high < 100 * low else (1,)
+    axes.xaxis.set_major_locator(LogLocator(subs=subs))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: human(value)))
+    axes.xaxis.set_minor_formatter(NullFormatter())
 
 
 def _colours(shown: pd.DataFrame, column: str) -> dict[Any, Any]:
@@ -216,7 +226,9 @@ def _legend(figure: Figure, colours: Sequence[Line2D], styles: Sequence[Line2D])
 
 
 def human(count: float) -> str:
-    """1,234,567 -> `1.2M`."""
+    """1,234,567 -> `1.23M`."""
+    if count >= 1e15:
+        return f"{count:.3g}".replace("e+", "e")
     for size, letter in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k")):
         if count >= size:
             return f"{count / size:.3g}{letter}"
