@@ -97,7 +97,7 @@ TWO_LESSONS = replace(FIRST, lessons=(teaching.Lesson(2, {"sums": 1.0}), teachin
 
 def test_lessons_keep_their_share_of_a_training_and_teach_what_they_say():
     assert TWO_LESSONS.steps == 6 and list(TWO_LESSONS.skills) == ["sums", "swaps"]
-    assert [TWO_LESSONS.begins(steps) for steps in (3, 6, 300)] == [[0, 1], [0, 2], [0, 100]]
+    assert [[s[:2] for s in TWO_LESSONS.stretches(n)] for n in (3, 6, 300)] == [[(0, 1), (1, 3)], [(0, 2), (2, 6)], [(0, 100), (100, 300)]]
     for step in range(12):
         asked = [question(TWO_LESSONS, e) for e in teaching.batch(TWO_LESSONS, 8, step, 12)]
         assert all(("+" in q) == (step < 4) for q in asked), asked

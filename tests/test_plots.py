@@ -42,7 +42,9 @@ def test_nothing_to_draw_is_said(tmp_path: Path) -> None:
         accuracy_vs_flops(summary[summary["slice"] != "all"], tmp_path / "figure.png")
 
 
-@pytest.mark.parametrize(("count", "text"), [(950, "950"), (12_000, "12k"), (1_234_567, "1.23M"), (3.2e10, "32B"), (3e15, "3e15")])
+@pytest.mark.parametrize(
+    ("count", "text"), [(950, "950"), (12_000, "12k"), (1_234_567, "1.23M"), (8.19e9, "8.19B"), (3.2e10, "32B"), (3e15, "3e15")]
+)
 def test_sizes_are_written_short(count: float, text: str) -> None:
     assert human(count) == text
 

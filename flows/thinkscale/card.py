@@ -122,7 +122,8 @@ def write_card(ladder: Ladder, found: list[Checkpoint], out: Path) -> Path:
     )
     path = out / "README.md"
     lessons = [", ".join(f"{skill} {share:.0%}" for skill, share in lesson.mix.items()) for lesson in ladder.lessons]
-    begins = "".join(f" From step {step} on another mix is taught, with a fresh optimizer." for step in ladder.begins(recipe["steps"])[1:])
+    later = ladder.stretches(recipe["steps"])[1:]
+    begins = "".join(f" From step {lesson.begin} on another mix is taught, with a fresh optimizer." for lesson in later)
     told = {
         "name": ladder.name,
         "says": ladder.says,

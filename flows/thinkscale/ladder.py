@@ -7,7 +7,6 @@ transformers are imported where used.
 """
 
 import csv
-import itertools
 import json
 import logging
 import math
@@ -91,7 +90,7 @@ def new_model(size: Size) -> Any:
 
 def learning_rate(recipe: Recipe, size: Size, step: int) -> float:
     """Warm up, stay, fall, in every lesson anew; wider models take smaller steps."""
-    begin, end = max((b, e) for b, e in itertools.pairwise([*size.ladder.begins(recipe.steps), recipe.steps]) if b <= step)
+    begin, end, _ = size.ladder.stretch(step, recipe.steps)
     peak: float = 4e-3 * math.sqrt(64 / size.width.hidden)
     falling = (end - begin) * recipe.decay
     fall = max(0.02, (end - step) / falling) if end - step < falling else 1.0
@@ -147,7 +146,7 @@ def train(size: Size, recipe: Recipe, work: Path, until: int | None = None, out:
     started, recent = time.monotonic() - seconds, []
     work.mkdir(parents=True, exist_ok=True)
     while step < end:
-        if step and step in size.ladder.begins(recipe.steps):
+        if step and step == size.ladder.stretch(step, recipe.steps).begin:
             optimizer = begin_lesson(model)
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(recipe, size, step)

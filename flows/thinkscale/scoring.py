@@ -85,7 +85,7 @@ async def _all(study: Study, parts: list[OwedPart], claims: Claims, drain: Drain
             if drain.asked or not await asyncio.to_thread(claims.take, part.slice_id, part.label):
                 return
             try:
-                if part.part_name in await asyncio.to_thread(scored, study):
+                if await asyncio.to_thread(study.store.has, "scores", part.part_name):
                     return
                 guarded = Guarded(study.store, partial(claims.check, part.slice_id))
                 count = await score_part(study, part, guarded, client, room)

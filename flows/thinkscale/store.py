@@ -126,6 +126,10 @@ class Store:
         found = self._read_part(table, self.folder(table) / f"{name}.parquet", schema, None)
         return schema.empty_table() if found is None else found
 
+    def has(self, table: TableName, name: str) -> bool:
+        """Whether a part is published."""
+        return (self.folder(table) / f"{name}.parquet").exists()
+
     def parts(self, table: TableName) -> list[UPath]:
         """Published parts of a table, by name."""
         return files.listed(self.folder(table), ".parquet")

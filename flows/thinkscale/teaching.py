@@ -4,7 +4,6 @@ Why: a ladder is a course (skills, their shares, one vocabulary) taught to sever
 What it does not do: train (`ladder`), draw problems (`problems`, `skills`).
 """
 
-import bisect
 import functools
 import itertools
 import random
@@ -44,6 +43,14 @@ class Lesson(NamedTuple):
     """Share of each skill: what is learned late gets more."""
 
 
+class Stretch(NamedTuple):
+    """A lesson within a training: its first step, the step after its last, its mix."""
+
+    begin: int
+    end: int
+    mix: dict[str, float]
+
+
 @dataclass(frozen=True)
 class Ladder:
     """A family of models that differ in size alone."""
@@ -76,10 +83,14 @@ class Ladder:
         """What is taught, by name."""
         return {name: (GENERATED | SKILLS)[name] for lesson in self.lessons for name in lesson.mix}
 
-    def begins(self, steps: int) -> list[int]:
-        """First step of each lesson in a training of so many steps: every lesson keeps its share."""
-        before = itertools.accumulate((lesson.steps for lesson in self.lessons[:-1]), initial=0)
-        return [steps * done // self.steps for done in before]
+    def stretches(self, steps: int) -> list[Stretch]:
+        """The lessons in a training of so many steps: each keeps its share."""
+        ends = [steps * done // self.steps for done in itertools.accumulate(lesson.steps for lesson in self.lessons)]
+        return [Stretch(*of) for of in zip([0, *ends[:-1]], ends, (lesson.mix for lesson in self.lessons), strict=True)]
+
+    def stretch(self, step: int, steps: int) -> Stretch:
+        """What is taught at a step of so many."""
+        return next(stretch for stretch in self.stretches(steps) if step < stretch.end)
 
     @functools.cached_property
     def words(self) -> tuple[str, ...]:
@@ -166,7 +177,7 @@ SHARES = Shares()
 def batch(ladder: Ladder, size: int, step: int, steps: int, shares: Shares = SHARES) -> list[Example]:
     """The examples of one step of so many, short ones first; not a function of who is taught, so that every size sees the same."""
     rng = random.Random(f"{ladder.name}/{step}")
-    mix = ladder.lessons[bisect.bisect(ladder.begins(steps), step) - 1].mix
+    mix = ladder.stretch(step, steps).mix
     found = []
     for name in rng.choices(list(mix), weights=list(mix.values()), k=size):
         draft, u = training_draft(ladder.skills[name], rng), rng.random()
@@ -210,16 +221,29 @@ FIRST = Ladder(
     context=256,
     folder=FLOWS / "ladder",
 )
-SEVEN = ("sums", "deduction", "reversal", "cipher", "passages", "toy-translation", "calculator")
 MANY = Ladder(
     name="many",
     says="eight skills in English, signs and an invented language, one token per character or frequent word",
     sizes=dict(zip(("15k", "32k", "62k", "121k", "245k", "510k"), WIDTHS[:6], strict=True)),
     kept=frozenset(),
     lessons=(
-        Lesson(1600, dict(zip(SEVEN, (0.18, 0.1, 0.14, 0.2, 0.18, 0.08, 0.12), strict=True))),
-        # reading that picks a letter comes late: it is taught to models that can read
-        Lesson(1200, {**dict(zip(SEVEN, (0.12, 0.06, 0.1, 0.03, 0.13, 0.08, 0.1), strict=True)), "whereabouts": 0.38}),
+        Lesson(
+            1600,
+            {
+                "sums": 0.18,
+                "deduction": 0.1,
+                "reversal": 0.14,
+                "cipher": 0.2,
+                "passages": 0.18,
+                "toy-translation": 0.08,
+                "calculator": 0.12,
+            },
+        ),
+        Lesson(
+            1200,  # reading that picks a letter comes late: it is taught to models that can read
+            {"sums": 0.12, "deduction": 0.06, "reversal": 0.1, "cipher": 0.03, "passages": 0.13, "toy-translation": 0.08, "calculator": 0.1}
+            | {"whereabouts": 0.38},
+        ),
     ),
     characters="\n" + "".join(map(chr, range(32, 127))),
     marks=(CALCULATOR.open, CALCULATOR.close),
