@@ -1,5 +1,7 @@
 """Inference: intervals cover, clusters count once, exact intervals are the published ones, peers' standard errors agree."""
 
+import warnings
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -194,3 +196,12 @@ def test_an_undefined_comparison_is_not_counted() -> None:
     assert holm([0.01, np.nan, 0.04]) == pytest.approx([0.02, np.nan, 0.04], nan_ok=True)
     with pytest.raises(ValueError, match=r"found 1\.5"):
         holm([1.5])
+
+
+def test_an_end_among_infinite_replicates_is_infinite_and_not_unknown() -> None:
+    up = np.r_[np.arange(95.0), np.full(5, np.inf)]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = inference.quantiles(np.array([up, -up, np.r_[np.nan, up[1:]], np.arange(100.0)]))
+    assert found.low.tolist()[:2] == pytest.approx([2.475, -np.inf]) and found.high.tolist()[:2] == pytest.approx([np.inf, -2.475])
+    assert np.isnan([found.low[2], found.high[2]]).all() and (found.low[3], found.high[3]) == pytest.approx((2.475, 96.525))

@@ -1,5 +1,6 @@
 """Scaling laws: known laws are found again, intervals cover as often as they say, Gadre et al.'s four errors come out."""
 
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ from scipy.optimize import approx_fprime, minimize
 from scipy.stats import t as student
 
 from thinkscale.allocation import CHINCHILLA, KAPLAN, ONE_EXPONENT
+from thinkscale.inference import quantiles
 from thinkscale.scaling import OFFSET, POWER, Law, fit, fit_error, uncertainty
 
 GADRE = Path(__file__).resolve().parents[2] / "shared" / "data" / "gadre_overtraining"
@@ -145,3 +147,12 @@ def test_five_small_models_predict_two_large_ones_as_published() -> None:
     to_error = fit_error(seen["loss_c4_val"], error[seen.index])
     assert (to_error.k, to_error.gamma, to_error.worst) == pytest.approx((2.206, 0.715, 0.857), abs=1e-3)
     assert 100 * np.abs(to_error(loss) / error[large].to_numpy() - 1) == pytest.approx([3.6365, 0.0464], abs=5e-5)
+
+
+def test_points_too_scattered_to_set_a_bound_set_none_and_nothing_is_warned_of() -> None:
+    scattered = np.exp([150.0, -150.0, 150.0])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        draws = uncertainty(fit(POWER, (SIZES[:3],), scattered), (SIZES[:3],), (1e7,), 1000)
+        ends = quantiles(draws.predicted.T)
+    assert np.isinf(draws.predicted).mean() > 0.025 and ends.high[0] == np.inf and 0 <= ends.low[0] < 1

@@ -93,9 +93,17 @@ def interval(values: Floats, draws: Resampling, bounds: tuple[float, float] = (0
 
 
 def quantiles(replicates: Floats) -> Interval:
-    """The 2.5 % and 97.5 % percentiles of each row, without the last digits' rounding noise (two equal sides must differ by 0)."""
-    low, high = np.quantile(replicates, [ALPHA / 2, 1 - ALPHA / 2], axis=1)
-    return Interval(np.round(low, 12), np.round(high, 12))
+    """The 2.5 % and 97.5 % percentiles of each row, without the last digits' rounding noise (two equal sides must differ by 0).
+
+    NaN where a replicate is; an end among infinite replicates is infinite.
+    """
+    ends = [ALPHA / 2, 1 - ALPHA / 2]
+    with np.errstate(invalid="ignore"):
+        found = np.quantile(replicates, ends, axis=1)
+    if np.isnan(found).any():  # from one infinity to the next there is nothing to interpolate: numpy says NaN
+        found = np.where(np.isnan(found), np.quantile(replicates, ends, axis=1, method="closest_observation"), found)
+    low, high = np.round(found, 12)
+    return Interval(low, high)
 
 
 def agreeing(values: Floats, found: Interval, cluster: Ints, bounds: tuple[float, float]) -> Interval:

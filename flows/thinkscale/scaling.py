@@ -145,7 +145,8 @@ def uncertainty(
     begin = np.repeat(moved(found.law, found.theta, -middle)[None], draws, axis=0)
     theta, _ = _squares(found.law, logs - middle[:, None], seen, begin, True)
     ahead = found.law.log_value(theta, new - middle[:, None])[0] + sigma * rng.standard_normal((draws, new.shape[1]))
-    return Draws(moved(found.law, theta, middle), np.exp(ahead))
+    with np.errstate(over="ignore"):  # few and scattered points set no bound: infinite
+        return Draws(moved(found.law, theta, middle), np.exp(ahead))
 
 
 class ErrorLaw(NamedTuple):
