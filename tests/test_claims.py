@@ -153,11 +153,11 @@ def test_a_guarded_store_publishes_nothing_for_who_lost_its_slice(tmp_path):
 # --- whole runs
 
 
-def opened_in(folder, fault=None, **engine):
+def opened_in(folder, fault=None, problems=24, **engine):
     folder.mkdir(exist_ok=True)
     command = [*FAKE_VLLM, *(("--fault", json.dumps(fault)) if fault else ())]
     options = {"command": command, "concurrency": 4, "claim_timeout": 1.5, **engine}
-    return study(folder, benchmarks={"sums": {"problems": 24}}, engine=options)
+    return study(folder, benchmarks={"sums": {"problems": problems}}, engine=options)
 
 
 @pytest.fixture(scope="module")
@@ -230,6 +230,60 @@ def test_a_shard_that_is_owed_after_it_was_done_ends_the_run_instead_of_being_do
     opened = opened_in(tmp_path / "study")
     with pytest.raises(StoreError, match=r"sums 1-4 was done and still owes 48 completions.*Look into"):
         run_fake(replace(opened, store=Forgetful(opened.store.root)))
+
+
+class SlowToRelease(Claims):
+    """Takes its time to release."""
+
+    def release(self, slice_id):
+        time.sleep(0.3)
+        super().release(slice_id)
+
+
+def test_a_release_that_waits_its_turn_is_seen_by_who_looks_next_even_if_who_asked_for_it_was_cancelled(tmp_path):
+    async def two(mine):
+        holding = []
+
+        async def one(slice_id):
+            async with mine.hold(slice_id, "") as ours:
+                holding.append(ours)
+                await asyncio.sleep(0.1)  # both are held; then both are given back, one after the other
+
+        tasks = [asyncio.create_task(one(name)) for name in "st"]
+        while len(holding) < 2:
+            await asyncio.sleep(0.01)
+        await asyncio.sleep(0.2)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        assert holding == [True, True] and all(task.cancelled() for task in tasks)
+        assert await mine.in_turn(mine.free, ["s", "t"]) == {"s", "t"}
+
+    with SlowToRelease(Store(tmp_path), MODEL, 60.0) as mine:
+        asyncio.run(two(mine))
+
+
+def test_an_engine_that_dies_is_started_again_once_however_slowly_claims_are_released(tmp_path, monkeypatch):
+    """Both shards find out by themselves; the second is cancelled while it gives its slice back."""
+    monkeypatch.setattr(evaluate, "Claims", SlowToRelease)
+    opened = opened_in(tmp_path / "study", {"kind": "crash", "after": 3, "once": str(tmp_path / "been")}, problems=8)
+    assert run_fake(opened) == 2 and len(engines(opened)) == 2
+    assert owed_shards(opened, MODEL) == [] and os.listdir(opened.store.root / "claims") == []
+
+
+def test_who_ends_while_releases_wait_their_turn_leaves_nothing_claimed(tmp_path):
+    async def end(mine):
+        for name in "st":
+            await mine.in_turn(mine.take, name, "")
+        tasks = [asyncio.create_task(mine.in_turn(mine.release, name)) for name in "st"]
+        await asyncio.sleep(0)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    with SlowToRelease(Store(tmp_path), MODEL, 60.0) as mine:
+        asyncio.run(end(mine))
+    assert claims(tmp_path).free(["s", "t"]) == {"s", "t"}
 
 
 class Slow(Claims):

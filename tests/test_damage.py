@@ -1,13 +1,9 @@
 """A part that rotted is found in whichever column it rotted, and the next run makes it again."""
 
-import asyncio
-import time
-
 import pyarrow.parquet as pq
 import pytest
 
 from fakes import FAKE_VLLM, eventually, processes, rows, run_fake, start_child, study
-from thinkscale import evaluate
 from thinkscale.plan import owed_shards
 
 TABLES = ("problems", "samples", "answers", "grades")
@@ -55,28 +51,3 @@ def test_a_flipped_bit_costs_what_the_part_held_and_no_more(tmp_path, undisturbe
     run_fake(opened)
     assert sum(p.name.startswith(f"{table}-") for p in opened.store.quarantined()) == spoiled > 0
     assert owed_shards(opened, "fake-100k") == [] and {t: rows(opened, t) for t in TABLES} == undisturbed
-
-
-class Held:
-    """Claims of which the calls take a while, so that one waits for the other."""
-
-    def __init__(self):
-        self.released = []
-
-    def release(self, slice_id):
-        time.sleep(0.1)
-        self.released.append(slice_id)
-
-
-def test_a_claim_whose_release_waits_its_turn_is_released_even_if_its_shard_is_cancelled(tmp_path):
-    held = Held()
-    run = evaluate.Run(opened_in(tmp_path / "study"), "fake-100k", held, None, None)
-
-    async def two():
-        tasks = [asyncio.create_task(run._claim(held.release, name)) for name in "ab"]
-        await asyncio.sleep(0)  # both are handed to the one thread
-        tasks[1].cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-
-    asyncio.run(two())
-    assert eventually(lambda: held.released == ["a", "b"], 5), held.released

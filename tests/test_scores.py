@@ -2,6 +2,8 @@
 
 import asyncio
 import math
+import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -11,7 +13,9 @@ from fake_vllm import FakeModel, Tokenizer
 from fakes import FAKE_VLLM, engines, files, model, reopen, rows, run_fake, score_fake, study
 from thinkscale import cost, report, scores, scoring
 from thinkscale.choices import ResponseInvalid, check_scores
+from thinkscale.claims import Claims
 from thinkscale.config import FLOWS, ConfigError
+from thinkscale.endpoint import EngineFailure
 from thinkscale.fanout import Ended, Unfinished, fan_out
 from thinkscale.store import Scorer, StoreError, read_graded
 from thinkscale.summarize import deployable, summarize
@@ -179,6 +183,32 @@ def test_a_scorer_that_dies_is_started_again_and_finishes(tmp_path):
     opened = study(tmp_path, **SUMS, scorer="fake-scorer", engine={"command": [*FAKE_VLLM, "--fault", fault]})
     assert score_fake(opened) == len(opened.store.parts("answers"))
     assert len(rows(opened, "scores")) == len(rows(opened, "answers")) and len(engines(opened)) == 3
+
+
+def test_a_scorer_that_dies_while_another_part_is_being_claimed_does_not_wait_for_itself(tmp_path, monkeypatch):
+    died, read = threading.Event(), scores.score_part
+
+    class SlowToTake(Claims):
+        def take(self, slice_id, label):
+            if self._held and not died.is_set():
+                assert died.wait(30)
+                time.sleep(0.5)  # its shard is cancelled meanwhile
+            return super().take(slice_id, label)
+
+    async def score_part(*what):
+        try:
+            return await read(*what)
+        except EngineFailure:
+            died.set()
+            raise
+
+    run_fake(study(tmp_path, **SUMS))
+    monkeypatch.setattr(scoring, "Claims", SlowToTake)
+    monkeypatch.setattr(scoring, "score_part", score_part)
+    fault = f'{{"kind": "crash", "phase": "scores", "after": 1, "once": "{tmp_path}/been"}}'
+    opened = study(tmp_path, **SUMS, scorer="fake-scorer", engine={"command": [*FAKE_VLLM, "--fault", fault]})
+    assert asyncio.run(asyncio.wait_for(scoring.score(opened), 60)) == len(opened.store.parts("answers"))
+    assert died.is_set() and len(rows(opened, "scores")) == len(rows(opened, "answers")) and len(engines(opened)) == 3
 
 
 @pytest.mark.parametrize(

@@ -10,17 +10,19 @@ finds the next generation, and `Guarded` stores publish nothing for it (and coul
     claims/owner-<token>.json          the beat: who, where, and a number that grows
 """
 
+import asyncio
 import json
 import logging
 import os
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass
 from types import TracebackType
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple, Self, TypeVar
 
 from upath import UPath
 
@@ -31,6 +33,8 @@ from thinkscale.store import Store
 log = logging.getLogger(__name__)
 
 FOLDER = "claims"
+
+T = TypeVar("T")
 
 
 class ClaimLost(RuntimeError):
@@ -89,6 +93,7 @@ class Claims:
         self._seen: dict[str, tuple[Any, float]] = {}
         self._ending = threading.Event()
         self._thread = threading.Thread(target=self._keep_beating, daemon=True, name="claims")
+        self._turns = ThreadPoolExecutor(1, thread_name_prefix="claim")
 
     def __enter__(self) -> Self:
         self._beat(0)
@@ -96,11 +101,27 @@ class Claims:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._turns.shutdown()  # what waits its turn is done first
         self._ending.set()
         self._thread.join()
         for slice_id in list(self._held):
             self.release(slice_id)
         files.remove(self._beat_file(self.owner.token))
+
+    async def in_turn(self, do: Callable[..., T], *arguments: Any) -> T:
+        """What a call returns that is made after all that were asked for before: in one thread, and made even where we are cancelled.
+
+        Else a release that waits its turn would be dropped, and who looks what is free would still see it claimed.
+        """
+        return await asyncio.shield(asyncio.get_running_loop().run_in_executor(self._turns, do, *arguments))
+
+    @asynccontextmanager
+    async def hold(self, slice_id: str, label: str) -> AsyncIterator[bool]:
+        """Hold a slice within the block; False where a living other has it. Given back even where we are cancelled while taking it."""
+        try:
+            yield await self.in_turn(self.take, slice_id, label)
+        finally:
+            await self.in_turn(self.release, slice_id)
 
     def take(self, slice_id: str, label: str) -> bool:
         """Claim a slice; False where a living other has it.

@@ -10,11 +10,10 @@ import logging
 import os
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from functools import cached_property, partial
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
 from thinkscale import files, loss, serving
 from thinkscale.calls import check_tool
@@ -43,7 +42,6 @@ FIRST_WAIT, WAIT_SECONDS = 0.1, 2.0
 """Between looks at claims of others, while they do all that is owed: first and at most. Who waits for a last shard looks soon, who waits
 for hours does not keep the storage busy."""
 
-T = TypeVar("T")
 RunShard = Callable[[Shard, Generator, Store], Awaitable[ShardDone]]
 
 
@@ -130,7 +128,7 @@ async def evaluate(study: Study, model: str, do_shard: RunShard = run_shard, ear
         try:
             await asyncio.to_thread(check_graders, {study.known[benchmark].grader for benchmark in study.config.benchmarks})
             ran, restarts = 0, 0
-            while (owed := await asyncio.to_thread(run.look)).shards or loss.is_owed(study, model):
+            while (owed := await claims.in_turn(run.look)).shards or loss.is_owed(study, model):
                 try:
                     ran += await run.some(owed, early)
                 except EngineFailure as e:
@@ -169,7 +167,6 @@ class Run:
     """Work that was done here (`Shard.work`)."""
     damage: int = -1
     """How many files were in quarantine when all parts were looked at; -1: never."""
-    thread: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1, thread_name_prefix="claim"))
 
     @cached_property
     def slices(self) -> set[str]:
@@ -266,25 +263,20 @@ class Run:
             bits = await loss.measure(self.study.store, text, entry, self.study.config.engine, client)
             log.info("%s: %s: %.4f bits per byte", self.model, text.text, bits)
 
-    async def _claim(self, do: Callable[..., T], *arguments: str) -> T:
-        """In one thread, one after the other, and done even where we are cancelled: else a release that waits its turn would be dropped."""
-        return await asyncio.shield(asyncio.get_running_loop().run_in_executor(self.thread, do, *arguments))
-
     async def _one(self, shard: Shard, generator: Generator) -> bool:
         """Run one shard if it is ours to run; False where others have it, or had it."""
         try:
-            if not await self._claim(self.claims.take, shard.slice_id, shard.label):
-                return False
-            shard = await asyncio.to_thread(owed_now, self.study, shard)
-            if not shard.sequences:
-                return False
-            guarded = Guarded(self.study.store, partial(self.claims.check, shard.slice_id))
-            done = await self._rounds(shard, generator, guarded)
+            async with self.claims.hold(shard.slice_id, shard.label) as ours:
+                if not ours:
+                    return False
+                shard = await asyncio.to_thread(owed_now, self.study, shard)
+                if not shard.sequences:
+                    return False
+                guarded = Guarded(self.study.store, partial(self.claims.check, shard.slice_id))
+                done = await self._rounds(shard, generator, guarded)
         except ClaimLost as e:
             log.warning("%s: %s: %s Its work here is forgotten.", self.model, shard.label, e)
             return False
-        finally:
-            await self._claim(self.claims.release, shard.slice_id)
         log.info("%s: %s done, %s of %s answers correct", self.model, shard.label, f"{done.correct:,}", f"{done.answers:,}")
         return True
 
@@ -305,7 +297,7 @@ class Run:
 async def until_free(claims: Claims, slice_ids: Sequence[str], drain: Drain) -> None:
     """Wait until one of these slices is nobody's. Raises Preempted where we are told to end."""
     wait = FIRST_WAIT
-    while not drain.asked and not await asyncio.to_thread(claims.free, slice_ids):
+    while not drain.asked and not await claims.in_turn(claims.free, slice_ids):
         await asyncio.sleep(wait)
         wait = min(1.5 * wait, WAIT_SECONDS)
     drain.check()

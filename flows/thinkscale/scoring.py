@@ -42,7 +42,7 @@ async def score(study: Study, run_id: str = "") -> int:
                     f"{name}: {again.label} were scored and are owed still: what was written is gone. Look into {study.store.root}."
                 )
             slices |= {part.slice_id for part in parts}
-            unclaimed = await asyncio.to_thread(claims.free, [part.slice_id for part in parts])
+            unclaimed = await claims.in_turn(claims.free, [part.slice_id for part in parts])
             done_since = await asyncio.to_thread(scored, study)  # after that look: no engine is started for what others have just done
             free = [part for part in parts if part.slice_id in unclaimed and part.part_name not in done_since]
             drain.check()
@@ -82,18 +82,17 @@ async def _all(study: Study, parts: list[OwedPart], claims: Claims, drain: Drain
 
     async def one(part: OwedPart, client: Client) -> None:
         async with places:
-            if drain.asked or not await asyncio.to_thread(claims.take, part.slice_id, part.label):
+            if drain.asked:
                 return
             try:
-                if await asyncio.to_thread(study.store.has, "scores", part.part_name):
-                    return
-                guarded = Guarded(study.store, partial(claims.check, part.slice_id))
-                count = await score_part(study, part, guarded, client, room)
+                async with claims.hold(part.slice_id, part.label) as ours:
+                    if not ours or await asyncio.to_thread(study.store.has, "scores", part.part_name):
+                        return
+                    guarded = Guarded(study.store, partial(claims.check, part.slice_id))
+                    count = await score_part(study, part, guarded, client, room)
             except ClaimLost as e:
                 log.warning("%s: %s Its work here is forgotten.", part.label, e)
                 return
-            finally:
-                claims.release(part.slice_id)
             done.add(part.name)
             log.info("%s: %s %s", endpoint.model, f"{count:,}", part.label)
 
