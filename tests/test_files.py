@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import fsspec
 import pytest
@@ -16,7 +17,7 @@ from fakes import rows, run_fake, run_toy, study
 from thinkscale import files
 from thinkscale.claims import Claims
 from thinkscale.config import FLOWS, ConfigError
-from thinkscale.plan import open_study, owed_shards
+from thinkscale.plan import open_study, owed_now, owed_shards
 from thinkscale.report import analyze
 from thinkscale.store import PARTS, Store, read_graded
 
@@ -65,6 +66,29 @@ def test_what_another_writes_is_seen_at_once(folder):
     code += f"assert files.put_new(files.place({str(folder)!r}) / 'a' / 'b', b'theirs')"
     subprocess.run([sys.executable, "-c", code], check=True)
     assert [p.name for p in files.listed(folder / "a")] == ["b"] and not files.put_new(folder / "a" / "b", b"ours")
+
+
+def test_one_listing_tells_which_files_were_replaced(folder):
+    for name in ("b.json", "a.json", ".a.json", "c.txt"):
+        files.put(folder / "x" / name, b"1")
+    first = files.versions(folder / "x", ".json")
+    assert list(first) == ["a.json", "b.json"] and None not in first.values() and files.versions(folder / "x", ".json") == first
+    files.put(folder / "x" / "b.json", b"2")
+    then = files.versions(folder / "x", ".json")
+    assert then["a.json"] == first["a.json"] and then["b.json"] != first["b.json"]
+    assert files.versions(folder / "none") == {} == files.versions(folder / "x" / "a.json" / "none")
+
+
+def test_a_store_that_tells_nothing_of_its_files_but_names_and_sizes_has_no_versions():
+    there = files.place("memory://bare/x")
+    files.put(there / "a", b"1")
+
+    class Bare(MemoryFileSystem):
+        def ls(self, path, detail=True, **options):
+            return [{key: info[key] for key in ("name", "size", "type")} for info in super().ls(path, detail=True, **options)]
+
+    bare = SimpleNamespace(fs=Bare(), path=there.path)
+    assert files.versions(there)["a"] is not None and files.versions(bare) == {"a": None}
 
 
 def test_a_file_is_moved_once_and_removed_as_often_as_one_likes(folder):
@@ -156,6 +180,24 @@ def test_claims_hold_in_an_object_store_too(bucket):
     with Claims(store, "m", 60.0) as one:
         one.forget({"s"})
     assert files.listed(store.root / "claims") == []
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_is_owed_is_asked_again_without_reading_a_part_again(tmp_path, bucket, monkeypatch, kind):
+    opened = study(tmp_path)
+    if kind == "store":
+        object.__setattr__(opened, "store", Store(f"{bucket}/again/fake"))
+    assert run_fake(opened) == 3 and owed_shards(opened, "fake-100k") == []
+    read, reads = Store._read_part, []
+    monkeypatch.setattr(Store, "_read_part", lambda self, table, path, *rest: reads.append(path.name) or read(self, table, path, *rest))
+    assert owed_shards(opened, "fake-100k") == [] and reads == []
+    gone = opened.store.parts("answers")[0]
+    data = gone.read_bytes()
+    files.remove(gone)
+    (shard,) = owed_shards(opened, "fake-100k")
+    assert shard.answers and reads == []
+    files.put(gone, data)
+    assert owed_now(opened, shard).sequences == 0 and reads == [gone.name]
 
 
 def test_a_whole_study_in_an_object_store_is_the_one_on_a_disk(tmp_path, bucket):

@@ -373,6 +373,10 @@ def test_keys_that_were_kept_are_those_of_the_files_that_are_there(copied):
         return kept.num_rows
 
     assert 0 < told({one}) < told(sets)
+    everybody = copied.read("samples", columns).to_pylist()
+    some = {row["problem_id"] for row in everybody[::5]}
+    assert copied.read_keys("samples", columns, sets, some).to_pylist() == [row for row in everybody if row["problem_id"] in some]
+    assert copied.read_keys("samples", columns, sets, {"nobody"}).num_rows == 0 == copied.read_keys("samples", columns, sets, ()).num_rows
     first, *_, last = copied.parts("samples")
     os.replace(last, first)  # another file under a name that was read
     assert told(sets) > 0

@@ -11,8 +11,8 @@ import functools
 import os
 import re
 import uuid
-from pathlib import Path
-from typing import TypeGuard
+from pathlib import Path, PurePosixPath
+from typing import Any, TypeGuard
 from urllib.parse import urlsplit
 
 from upath import UPath
@@ -22,6 +22,8 @@ from thinkscale.config import ConfigError
 STALE_SECONDS = 3600.0
 """Age at which a temporary file of another machine counts as abandoned: writing one takes seconds."""
 _NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
+_VERSION = ("ETag", "etag", "generation", "md5Hash", "LastModified", "last_modified", "updated", "mtime", "created")
+"""What fsspec's drivers call what changes with a file's content."""
 _TEMPORARY = re.compile(r"^\..+\.(?P<machine>[0-9a-f]+)-(?P<pid>\d+)-(?P<started>\d+)\.[0-9a-f]{12}\.tmp$")
 
 
@@ -95,15 +97,25 @@ def listed(folder: UPath, ending: str = "", beginning: str = "") -> list[UPath]:
     return [folder / n for n in sorted(names) if n.endswith(ending) and n.startswith(beginning) and not n.startswith(".")]
 
 
-def version(path: UPath) -> tuple[int, ...] | None:
-    """What differs when a file on a disk was replaced; None: not known, in an object store or where it is gone."""
-    if not is_local(path):
-        return None
+def versions(folder: UPath, ending: str = "") -> dict[str, tuple[Any, ...] | None]:
+    """Published files of a folder, by one listing: name -> what differs once the file was replaced; None where the store tells nothing."""
+    found: dict[str, tuple[Any, ...] | None] = {}
     try:
-        found = path.stat()
-    except FileNotFoundError:
-        return None
-    return found.st_ino, found.st_mtime_ns, found.st_size
+        if is_local(folder):
+            with os.scandir(folder) as entries:
+                for entry in entries:
+                    if entry.name.endswith(ending) and not entry.name.startswith("."):
+                        with contextlib.suppress(FileNotFoundError):  # gone since it was listed
+                            told = entry.stat()
+                            found[entry.name] = told.st_ino, told.st_mtime_ns, told.st_size
+        else:
+            for info in folder.fs.ls(folder.path, detail=True):
+                name = PurePosixPath(info["name"]).name
+                if name.endswith(ending) and not name.startswith("."):
+                    found[name] = tuple((key, str(info[key])) for key in _VERSION if key in info) or None
+    except (FileNotFoundError, NotADirectoryError):
+        return {}
+    return dict(sorted(found.items()))
 
 
 def move(path: UPath, to: UPath) -> bool:

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from thinkscale.config import Catalogue, Experiment
 from thinkscale.files import is_local, place
@@ -146,9 +145,8 @@ def _votes(study: Study, trace_set: TraceSet, problems: Sequence[Problem] | None
 
 def _keys(study: Study, table: TableName, columns: list[str], trace_set_id: str, problems: Sequence[Problem] | None) -> Iterator[Any]:
     """Tuples in the order of the columns. Without pandas: this is asked before every shard, and most answers are a few hundred rows."""
-    rows = study.store.read_keys(table, columns, {trace_set_id})
-    if problems is not None:
-        rows = rows.filter(pc.is_in(rows["problem_id"].cast(pa.string()), pa.array([p.problem_id for p in problems])))
+    asked = None if problems is None else [p.problem_id for p in problems]
+    rows = study.store.read_keys(table, columns, {trace_set_id}, asked)
     plain = (rows[c].cast(pa.string()) if pa.types.is_dictionary(rows.schema.field(c).type) else rows[c] for c in columns)
     return zip(*(column.to_pylist() for column in plain), strict=True)
 

@@ -23,6 +23,7 @@ from thinkscale.schema import SCHEMA_VERSION, TABLES, Table, TableName
 
 log = logging.getLogger(__name__)
 
+S = TypeVar("S")
 T = TypeVar("T")
 
 PARTS: tuple[TableName, ...] = ("problems", "samples", "answers", "grades", "forced")
@@ -37,13 +38,21 @@ class StoreError(RuntimeError):
     """What is on disk cannot be trusted: says which file, what was found and what to do."""
 
 
+class _Kept(NamedTuple):
+    """Keys of one part, as they were read."""
+
+    version: tuple[Any, ...] | None
+    rows: pa.Table
+    problems: frozenset[str]
+
+
 class Store:
     """One results folder: `results/<experiment>/`."""
 
     def __init__(self, root: str | os.PathLike[str] | UPath) -> None:
         self.root = files.place(root)
         self._trace_set_of: dict[str, str] = {}
-        self._kept: dict[str, tuple[tuple[int, ...], pa.Table]] = {}
+        self._kept: dict[str, _Kept] = {}
 
     def folder(self, table: TableName) -> UPath:
         """Where the parts of a table are."""
@@ -96,29 +105,37 @@ class Store:
 
         self._each(read, self.parts(table))
 
-    def _each(self, read: Callable[[UPath], T], paths: Sequence[UPath]) -> list[T]:
+    def _each(self, read: Callable[[S], T], parts: Sequence[S]) -> list[T]:
         if files.is_local(self.root):
-            return [read(path) for path in paths]
+            return [read(part) for part in parts]
         with ThreadPoolExecutor(_READERS) as pool:
-            return list(pool.map(read, paths))
+            return list(pool.map(read, parts))
 
-    def read_keys(self, table: TableName, columns: Sequence[str], trace_sets: Collection[str]) -> pa.Table:
-        """As `read`, and keeps what it read of parts on a disk: what is owed is asked before every shard, and parts do not change.
+    def read_keys(
+        self, table: TableName, columns: Sequence[str], trace_sets: Collection[str], problems: Collection[str] | None = None
+    ) -> pa.Table:
+        """As `read`, and keeps what it read: what is owed is asked before every shard, and parts do not change.
 
-        Args: columns: for one table always the same.
+        Args:
+            columns: for one table always the same; `problem_id` is one of them.
+            problems: only rows of these; None: all.
         """
-        schema = _schema(table, columns)
+        schema, folder = _schema(table, columns), str(self.folder(table))
 
-        def read(path: UPath) -> pa.Table | None:
-            version = files.version(path)
-            if version is not None and (kept := self._kept.get(str(path))) is not None and kept[0] == version:
-                return kept[1] if self._trace_set_of[str(path)] in trace_sets else None
-            found = self._read_part(table, path, schema, trace_sets)
-            if found is not None and version is not None:
-                self._kept[str(path)] = version, found
-            return found
+        def read(part: tuple[str, tuple[Any, ...] | None]) -> pa.Table | None:
+            name, version = f"{folder}/{part[0]}", part[1]  # no path is made of what is known: that costs more than the rest
+            if (known := self._trace_set_of.get(name)) is not None and known not in trace_sets:
+                return None
+            kept = self._kept.get(name)
+            if kept is None or version is None or kept.version != version:
+                rows = self._read_part(table, self.folder(table) / part[0], schema, trace_sets)
+                if rows is None:
+                    return None
+                kept = self._kept[name] = _Kept(version, rows, frozenset(_decoded(rows["problem_id"]).to_pylist()))
+            return kept.rows if problems is None or not kept.problems.isdisjoint(problems) else None
 
-        return _joined(self._each(read, self.parts(table)), schema)
+        rows = _joined(self._each(read, list(files.versions(self.folder(table), ".parquet").items())), schema)
+        return rows if problems is None else rows.filter(pc.is_in(_decoded(rows["problem_id"]), pa.array(problems, pa.string())))
 
     def read_part(self, table: TableName, name: str, columns: Sequence[str] | None = None) -> pa.Table:
         """One part by name; no rows where it is not whole, see `read`. Raises StoreError."""
