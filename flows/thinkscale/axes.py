@@ -23,6 +23,8 @@ AXES: Mapping[str, str] = {
     "dollars": "dollars",
 }
 """Axis -> its unit per problem; its numbers are the column `cost_<axis>`. `steps` is what is waited for, `seconds` what is paid for."""
+COUNTED = ("flops", "tokens", "steps", "kv_bytes")
+"""The axes that follow from tokens alone: every summary has them, whatever it ran on."""
 
 
 def priced(

@@ -16,18 +16,18 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
+from thinkscale.axes import COUNTED
 from thinkscale.inference import Floats, Pools, Resampling
 from thinkscale.summarize import Cell, Point, measure, shared, slices
 
-AXES = ("flops", "tokens", "steps", "kv_bytes")
 COLUMNS = (
     *("benchmark", "skill", "slice", "route", "metric", "thinking_budget", "small_model", "small_params", "big_model", "big_params"),
     *("big_x", "level", "small_x", "eta", "low", "high", "least", "most", "share_never", "share_already", "num_problems"),
-    *(f"break_even_{axis}" for axis in AXES),
+    *(f"break_even_{axis}" for axis in COUNTED),
     "cheaper",
 )
 RATES = ("benchmark", "slice", "route", "metric", "thinking_budget", "skill", "sizes", "num_problems", "eta", "low", "high", "r2")
-_KEPT = ("chance", *(f"cost_{axis}" for axis in AXES))
+_KEPT = ("chance", *(f"cost_{axis}" for axis in COUNTED))
 _Costs = dict[tuple[Any, ...], tuple[Any, ...]]
 _ROUNDING = 1e-12
 _FLAT = 1e-9
@@ -148,12 +148,12 @@ def _add(curves: dict[_Key, list[Curve]], key: _Key, points: list[tuple[Cell, Po
         x = about["cost_tokens"] if key.route == "think longer" else float(point.k)
         if not np.isnan(column).any() and x > 0:
             columns.append(column)
-            kept.append({"x": x, **{axis: about[f"cost_{axis}"] for axis in AXES}})
+            kept.append({"x": x, **{axis: about[f"cost_{axis}"] for axis in COUNTED}})
     if columns:
         order = np.argsort([row["x"] for row in kept], kind="stable")
-        table = {name: np.array([kept[i][name] for i in order], dtype=np.float64) for name in ("x", *AXES)}
+        table = {name: np.array([kept[i][name] for i in order], dtype=np.float64) for name in ("x", *COUNTED)}
         facts = {**points[0][0].facts, "chance": chance}
-        spent = {axis: table[axis] for axis in AXES}
+        spent = {axis: table[axis] for axis in COUNTED}
         curves.setdefault(key, []).append(Curve(facts, table["x"], spent, np.column_stack(columns)[:, order], problems))
 
 
@@ -173,7 +173,7 @@ def _pair(small: Curve, big: Curve, key: _Key, pools: Pools) -> Iterator[dict[st
         eta = (log_x - np.log2(x)) / doublings
         spread = max(np.ptp(above[:, j]), np.ptp(below, axis=0).max()) > _ROUNDING
         low, high = _percentiles(eta[1:]) if spread else (np.nan, np.nan)  # a bootstrap of problems that agree knows no doubt
-        even = {f"break_even_{a}": _break_even(small, big, a, j) / doublings for a in AXES}
+        even = {f"break_even_{a}": _break_even(small, big, a, j) / doublings for a in COUNTED}
         least, most = (float(np.log2(small.x[end] / x)) / doublings for end in (0, -1))
         yield {
             **{"skill": big.facts["skill"], "small_model": small.facts["model"], "small_params": small.facts["params"]},
