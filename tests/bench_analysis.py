@@ -26,7 +26,7 @@ WRONG = 30
 
 
 def table(models: int, budgets: int, problems: int, samples: int, seed: int = 0) -> pd.DataFrame:
-    """Graded answers of models that grow by half a decade in a benchmark; ids are categories, as `store.read_graded` gives them.
+    """Graded answers of models that grow by half a decade in a benchmark; ids are categories, as `graded.read_graded` gives them.
 
     Skill grows with size and with thinking; problems are unlike; every tenth wrong answer is none.
     """

@@ -37,9 +37,10 @@ from fakes import FAKE_VLLM, engines, eventually, files, processes, reopen, rows
 from prefect_site import Site, kill
 from thinkscale import launch, supervise
 from thinkscale.config import FLOWS
+from thinkscale.graded import read_graded
 from thinkscale.plan import open_study, owed_shards
 from thinkscale.report import analyze
-from thinkscale.store import PARTS, read_graded
+from thinkscale.store import PARTS
 
 MODEL = "fake-100k"
 LIMIT = 120.0  # seconds for one case on the fake engine; a hang is a failure with a name

@@ -19,8 +19,9 @@ from thinkscale import evaluate
 from thinkscale.claims import ClaimLost, Claims, Guarded, at_work
 from thinkscale.config import FLOWS
 from thinkscale.drain import Drain, Preempted
+from thinkscale.graded import read_graded
 from thinkscale.plan import owed_shards, slice_ids
-from thinkscale.store import Store, StoreError, read_graded
+from thinkscale.store import Store, StoreError
 
 MODEL = "fake-100k"
 

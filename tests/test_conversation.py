@@ -13,9 +13,9 @@ from thinkscale.compliance import compliance
 from thinkscale.config import ConfigError
 from thinkscale.conversation import ended, heard
 from thinkscale.endpoint import ResponseInvalid
+from thinkscale.graded import read_graded
 from thinkscale.plan import owed_shards
 from thinkscale.report import analyze
-from thinkscale.store import read_graded
 from thinkscale.thinking import Boundary, Called, Cut, Trace, answer_prompt, answer_prompt_tokens
 
 TAGS = Boundary((OPEN,), (CLOSE,), (OPEN, CLOSE), CLOSE)

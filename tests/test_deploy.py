@@ -18,9 +18,9 @@ from thinkscale import evaluate, supervise
 from thinkscale.claims import at_work
 from thinkscale.config import FLOWS
 from thinkscale.fanout import resources
+from thinkscale.graded import read_graded
 from thinkscale.loading import load_catalogue
 from thinkscale.plan import open_study, owed_shards
-from thinkscale.store import read_graded
 
 HERE = Path(__file__).resolve().parent
 GOLDEN = HERE / "golden"

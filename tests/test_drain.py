@@ -8,8 +8,8 @@ import time
 from fakes import FAKE_VLLM, eventually, processes, rows, run_fake, start_child, study
 from thinkscale.claims import Claims, at_work
 from thinkscale.drain import DRAIN_SECONDS
+from thinkscale.graded import read_graded
 from thinkscale.plan import owed_shards, slice_ids
-from thinkscale.store import read_graded
 
 MODEL = "fake-100k"
 

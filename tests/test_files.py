@@ -17,9 +17,10 @@ from fakes import rows, run_fake, run_toy, study
 from thinkscale import files
 from thinkscale.claims import Claims
 from thinkscale.config import FLOWS, ConfigError
+from thinkscale.graded import read_graded
 from thinkscale.plan import open_study, owed_now, owed_shards
 from thinkscale.report import analyze
-from thinkscale.store import PARTS, Store, read_graded
+from thinkscale.store import PARTS, Store
 
 KINDS = ("disk", "store")
 

@@ -21,10 +21,11 @@ import yaml
 from fakes import FAKE_VLLM, engines, eventually, files, processes, rows
 from thinkscale import evaluate
 from thinkscale.config import FLOWS
+from thinkscale.graded import read_graded
 from thinkscale.plan import open_study, owed_shards
 from thinkscale.report import analyze, check_unmixed
 from thinkscale.schema import SCHEMA_VERSION
-from thinkscale.store import StoreError, read_graded
+from thinkscale.store import StoreError
 
 EXPERIMENT = {
     "name": "flows",

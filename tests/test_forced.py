@@ -13,12 +13,13 @@ from fakes import Toy, eventually, files, generator, processes, rows, run_fake, 
 from thinkscale.endpoint import ResponseInvalid
 from thinkscale.forced import brier, letters, probabilities, right_choice, teacher_forced
 from thinkscale.generate import AnswerKey
+from thinkscale.graded import read_graded
 from thinkscale.outlook import plan
 from thinkscale.plan import owed_shards
 from thinkscale.problems import Problem
 from thinkscale.report import analyze, check_unmixed
 from thinkscale.status import status_view
-from thinkscale.store import StoreError, read_graded
+from thinkscale.store import StoreError
 from thinkscale.thinking import Cut
 
 MODEL, CHOICES = "fake-100k", "whereabouts"

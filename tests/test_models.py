@@ -11,9 +11,9 @@ import yaml
 from fakes import model
 from thinkscale import evaluate
 from thinkscale.config import FLOWS, ConfigError
+from thinkscale.graded import read_graded
 from thinkscale.loading import model_revision
 from thinkscale.plan import open_study, owed_shards
-from thinkscale.store import read_graded
 
 NAME = "smollm2-135m-q4"
 PREPARE = (sys.executable, str(FLOWS / "models.py"), "prepare")

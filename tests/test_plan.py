@@ -12,9 +12,9 @@ from fakes import files, rows, run_toy, study
 from thinkscale import evaluate
 from thinkscale.config import FLOWS, ConfigError
 from thinkscale.generate import AnswerKey, SampleKey
+from thinkscale.graded import read_graded
 from thinkscale.outlook import plan, plan_table
 from thinkscale.plan import open_study, owed_shards
-from thinkscale.store import read_graded
 
 MODEL = "fake-100k"
 SHIPPED = sorted((FLOWS / "experiments").glob("*.yaml"))

@@ -9,9 +9,9 @@ import pytest
 
 from fakes import FAKE_VLLM, engines, eventually, files, processes, rows, run_fake, start_child, study
 from thinkscale.endpoint import EngineDied, EngineHung, EngineNotStarted
+from thinkscale.graded import read_graded
 from thinkscale.plan import owed_shards
 from thinkscale.report import analyze
-from thinkscale.store import read_graded
 
 MODEL = "fake-100k"
 SHARDS = 4

@@ -12,13 +12,13 @@ from thinkscale.compliance import compliance, compliance_table
 from thinkscale.config import ConfigError, Thinking
 from thinkscale.endpoint import Choice
 from thinkscale.generate import SampleKey
+from thinkscale.graded import read_graded
 from thinkscale.outlook import plan
 from thinkscale.plan import owed_shards
 from thinkscale.problems import Problem
 from thinkscale.prompting import chosen, example_pool, render, wait_ids
 from thinkscale.report import analyze
 from thinkscale.routes import Route
-from thinkscale.store import read_graded
 from thinkscale.thinking import Boundary, Cut, Trace, answer_prompt, cut, read_native, read_trace, resumed, waited
 
 PROMPTS = {f"p{i}": [2, 20 + i, 3] for i in range(8)}

@@ -14,12 +14,12 @@ from thinkscale.endpoint import Client
 from thinkscale.evaluate import evaluate
 from thinkscale.forced import Asked, probabilities, teacher_forced, text_logprobs
 from thinkscale.generate import AnswerKey, SampleKey
+from thinkscale.graded import read_graded
 from thinkscale.loading import load_catalogue, prompt_text
 from thinkscale.plan import open_study, owed_shards
 from thinkscale.problems import benchmarks
 from thinkscale.prompting import example_pool, wait_ids
 from thinkscale.routes import GREEDY, Route
-from thinkscale.store import read_graded
 from thinkscale.thinking import Cut, answer_prompt, cut
 
 CATALOGUE = load_catalogue()

@@ -17,7 +17,8 @@ from thinkscale.claims import Claims
 from thinkscale.config import FLOWS, ConfigError
 from thinkscale.endpoint import EngineFailure
 from thinkscale.fanout import Ended, Unfinished, fan_out
-from thinkscale.store import Scorer, StoreError, read_graded
+from thinkscale.graded import Scorer, read_graded
+from thinkscale.store import StoreError
 from thinkscale.summarize import deployable, summarize
 
 SUMS = {"benchmarks": {"sums": {"problems": 12}}, "thinking_budgets": [0, 6, 30]}

@@ -18,11 +18,12 @@ import pandas as pd
 import pytest
 
 from thinkscale import supervise
+from thinkscale.graded import read_graded
 from thinkscale.launch import is_free
 from thinkscale.outlook import plan
 from thinkscale.plan import open_study, owed_shards
 from thinkscale.schema import TABLES
-from thinkscale.store import PARTS, read_graded
+from thinkscale.store import PARTS
 
 pytestmark = pytest.mark.engine
 

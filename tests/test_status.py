@@ -14,9 +14,9 @@ from rich.console import Console
 from fakes import FAKE_VLLM, run_fake, run_toy, study
 from test_claims import claims
 from thinkscale.config import FLOWS
+from thinkscale.graded import read_graded
 from thinkscale.plan import open_study, owed_shards
 from thinkscale.status import cells, speed, status_view, time_left
-from thinkscale.store import read_graded
 
 
 def printed(opened):

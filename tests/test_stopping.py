@@ -14,13 +14,13 @@ from test_adaptive import posterior
 from thinkscale.adaptive import adaptive, stopped, vote
 from thinkscale.config import ConfigError, Stop
 from thinkscale.evaluate import Run
+from thinkscale.graded import incomplete, read_graded
 from thinkscale.manifest import write_manifest
 from thinkscale.outlook import plan, plan_table
 from thinkscale.plan import owed_shards
 from thinkscale.report import analyze, planned_rows, show
 from thinkscale.status import cells
 from thinkscale.stopping import is_settled, samples_wanted
-from thinkscale.store import incomplete, read_graded
 from thinkscale.summarize import summarize
 from thinkscale.tidy import TableError
 

@@ -14,11 +14,12 @@ import pyarrow.parquet as pq
 import pytest
 
 from fakes import rows, run_toy, study
+from thinkscale.graded import read_graded
 from thinkscale.plan import owed_shards
 from thinkscale.report import analyze
 from thinkscale.schema import SCHEMA_VERSION, TABLES
 from thinkscale.shards import grade_all
-from thinkscale.store import PARTS, Store, StoreError, read_graded, table_from_rows
+from thinkscale.store import PARTS, Store, StoreError, table_from_rows
 
 GRADE = {"cell_id": "c", "problem_id": "p", "sample_index": 0, "correct": True, "correct_unforced": True, "partial": 1.0}
 GRADE |= {"status": "answered", "extracted_answer": "1", "answer_class": "1", "grader_version": "number-1"}

@@ -6,10 +6,11 @@ import pytest
 
 from thinkscale import ladder
 from thinkscale.evaluate import evaluate
+from thinkscale.graded import read_graded
 from thinkscale.loading import load_catalogue, load_experiment
 from thinkscale.plan import Study, owed_shards
 from thinkscale.problems import benchmarks
-from thinkscale.store import Store, read_graded
+from thinkscale.store import Store
 from thinkscale.teaching import ASSISTANT, CLOSE, END, FIRST, OPEN, USER, Example, Size
 
 pytestmark = [pytest.mark.engine, pytest.mark.slow]

@@ -14,10 +14,10 @@ from transformers import AutoModelForSequenceClassification
 from fakes import FAKE_VLLM
 from thinkscale import evaluate, examination, scores, scoring, teaching, verifier
 from thinkscale.estimators import pass_at_k
+from thinkscale.graded import read_graded
 from thinkscale.loading import load_catalogue
 from thinkscale.plan import open_study
 from thinkscale.problems import Draft, held_out
-from thinkscale.store import read_graded
 from thinkscale.teaching import FIRST
 from thinkscale.verifier import Course, Reading
 

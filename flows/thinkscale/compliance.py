@@ -18,7 +18,7 @@ _CELL = [c.name for c in schema.COMPLIANCE.columns if c.name in {column.name for
 
 
 def compliance(graded: pd.DataFrame) -> pd.DataFrame:
-    """The compliance table (`schema.COMPLIANCE`). Args: graded: one row per answer, from `store.read_graded` or `tidy.complete`."""
+    """The compliance table (`schema.COMPLIANCE`). Args: graded: one row per answer, from `graded.read_graded` or `tidy.complete`."""
     rows = checked(graded)
     table = pd.DataFrame([_row(rows.take(mine)) for mine in by_cell(rows)], columns=schema.COMPLIANCE.names)
     return typed(table.sort_values(["benchmark", "params", "model", "prompt", "route", "thinking_budget", "cell_id"]), schema.COMPLIANCE)

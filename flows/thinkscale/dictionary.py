@@ -69,7 +69,7 @@ results/<experiment>/
 
 `problems/`, `samples/`, `answers/` and `grades/` hold Parquet parts: read a folder as one table, in pandas with
 `pd.read_parquet("results/nano/answers")`, in DuckDB `"results/nano/answers/*.parquet"`. A part is written whole and, but for grades,
-never changed. Its name means nothing: every row carries its keys. `thinkscale.store.read_graded("results/nano")` gives answers and grades
+never changed. Its name means nothing: every row carries its keys. `thinkscale.graded.read_graded("results/nano")` gives answers and grades
 as one frame, after checking that keys are unique and that every answer has its trace and its grade. A folder may hold more than the YAML
 asks for now (earlier budgets, samples, problems); `flows/analyze.py` takes what it asks for. Below, columns of the key stand in bold.
 """

@@ -10,11 +10,11 @@ from typing import Any
 
 from thinkscale import scores
 from thinkscale.config import FLOWS, digest
+from thinkscale.graded import drawing_stopped
 from thinkscale.launch import detect_device
 from thinkscale.loading import prompt_text
 from thinkscale.plan import Study
 from thinkscale.schema import SCHEMA_VERSION
-from thinkscale.store import drawing_stopped
 
 PACKAGES = (
     "thinkscale",
@@ -54,7 +54,7 @@ def manifest(study: Study) -> dict[str, Any]:
 def write_manifest(study: Study) -> None:
     """Write `manifest.json`; a later run of a changed YAML replaces it (cells carry their own identity), but for `stopped`.
 
-    That says that drawing stopped early at any time here: then unequal numbers of samples are not to be trusted (see `store.read_graded`).
+    That says that drawing stopped early at any time here: then unequal numbers of samples are not to be trusted (see `graded.read_graded`).
     """
     stopped = study.config.stop is not None or drawing_stopped(study.store) is not None
     study.store.write_json("manifest.json", manifest(study) | {"stopped": stopped})

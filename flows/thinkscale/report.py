@@ -32,6 +32,7 @@ from thinkscale.exchange import overall_rate
 from thinkscale.files import listed, put, remove
 from thinkscale.findings import Finding, claimed, page, routes, saving, turned, won
 from thinkscale.foresight import foresee
+from thinkscale.graded import incomplete, read_graded
 from thinkscale.loss import measured
 from thinkscale.mend import mend
 from thinkscale.outlook import plan
@@ -41,7 +42,7 @@ from thinkscale.purchase import purchases
 from thinkscale.regions import frontier_membership, win_regions
 from thinkscale.schema import COMPUTED, TABLES, TableName
 from thinkscale.split import splits
-from thinkscale.store import StoreError, incomplete, read_graded
+from thinkscale.store import StoreError
 from thinkscale.summarize import deployable, summarize, typed
 from thinkscale.targets import targets
 from thinkscale.thresholds import thresholds

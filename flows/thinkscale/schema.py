@@ -234,7 +234,7 @@ FORCED = Table(
             "Brier score of `choice_probs`, summed over the choices: 0 (sure and right) to 2 (sure and wrong); even odds on k: 1 - 1/k.",
             nullable=True,
         ),
-        Column("engine", id_type, "Fingerprint of the engine that scored; `forced_engine` in the frame of `store.read_graded`."),
+        Column("engine", id_type, "Fingerprint of the engine that scored; `forced_engine` in the frame of `graded.read_graded`."),
     ),
 )
 

@@ -63,7 +63,7 @@ def summarize(
     """The summary table (`schema.SUMMARY`): one row per cell × slice × metric × k.
 
     Args:
-        graded: one row per answer, from `store.read_graded`.
+        graded: one row per answer, from `graded.read_graded`.
         shapes: shape of each model whose tokens are known, for FLOPs.
         chance: accuracy of guessing, of each benchmark.
         draws: bootstrap draws.

@@ -126,7 +126,7 @@ def checked(graded: pd.DataFrame) -> pd.DataFrame:
     absent = [c for c in _NEEDED if c not in graded]
     if absent:
         raise TableError(
-            f"graded: column '{absent[0]}' is missing. Read a results folder with store.read_graded, other tables with tidy.complete."
+            f"graded: column '{absent[0]}' is missing. Read a results folder with graded.read_graded, other tables with tidy.complete."
         )
     if graded.empty:
         raise TableError("graded: no rows. Nothing has been answered and graded yet: run the sweep first.")
