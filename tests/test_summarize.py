@@ -8,7 +8,8 @@ import pytest
 
 import made
 from thinkscale import cost, schema
-from thinkscale.summarize import TableError, measure, summarize, typed
+from thinkscale.measure import measure
+from thinkscale.summarize import TableError, summarize, typed
 
 WORLD = made.World(models=("nano-12k", "nano-200k"), benchmarks=("sums",), budgets=(0, 16), num_problems=12, num_samples=4)
 

@@ -8,7 +8,8 @@ import made
 from thinkscale import schema
 from thinkscale.advice import cheapest_ways
 from thinkscale.boards import boards
-from thinkscale.summarize import deployable, setting_name, summarize
+from thinkscale.measure import setting_name
+from thinkscale.summarize import deployable, summarize
 from thinkscale.targets import targets
 
 WORLD = made.World(models=("nano-12k", "nano-50k", "nano-1m"), benchmarks=("sums",), num_problems=24, num_samples=4)

@@ -22,8 +22,9 @@ from numpy.typing import ArrayLike
 from thinkscale import schema
 from thinkscale.config import Shape, Stop
 from thinkscale.inference import Ints, Pools, Resampling, generator, interval
+from thinkscale.measure import row_flops
 from thinkscale.stopping import samples_wanted, settled
-from thinkscale.summarize import row_flops, typed
+from thinkscale.summarize import typed
 from thinkscale.tidy import checked
 
 CONFIDENCES = (0.8, 0.9, 0.95, 0.99)

@@ -14,9 +14,9 @@ from thinkscale import schema
 from thinkscale.axes import AXES
 from thinkscale.coverage import CHOSEN
 from thinkscale.findings import Finding
+from thinkscale.measure import setting_name
 from thinkscale.regions import SURE
 from thinkscale.routes import is_greedy
-from thinkscale.summarize import setting_name
 
 HALF = 0.5
 WORTH_SAYING = 0.02

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from thinkscale.inference import Floats, Ints, Pools, Resampling, generator
-from thinkscale.summarize import Cell, Point, measure, shared, slices
+from thinkscale.measure import Cell, Point, measure, shared, slices
 
 SPLITS = 50
 

@@ -17,8 +17,9 @@ from thinkscale import inference, schema
 from thinkscale.axes import known_axes
 from thinkscale.config import Claim, PointRef
 from thinkscale.inference import Floats, Interval, Pools, Resampling
+from thinkscale.measure import Cell, Point, measure, setting_name, slice_name, slices
 from thinkscale.routes import is_greedy
-from thinkscale.summarize import Cell, Point, deployable, measure, setting_name, slice_name, slices, typed
+from thinkscale.summarize import deployable, typed
 
 _ROUNDING = 1e-12
 _CHUNK = 1000  # pairs at once: 1,000 × 1,000 draws are 8 MB

@@ -20,7 +20,8 @@ from thinkscale.betas import Beta, fit_counts
 from thinkscale.estimators import pass_at_k
 from thinkscale.forecast import WIDEST
 from thinkscale.inference import Floats, Ints, Pools, Resampling, generator
-from thinkscale.summarize import Cell, Point, measure, typed
+from thinkscale.measure import Cell, Point, measure
+from thinkscale.summarize import typed
 
 POWER, BETA, ZEROS, CHOSEN = "power law", "beta-binomial", "zero-inflated beta-binomial", "by AIC"
 LAWS = (POWER, BETA, ZEROS, CHOSEN)

@@ -13,8 +13,8 @@ import pandas as pd
 
 from thinkscale import cost
 from thinkscale.inference import Floats, Pools, Resampling
+from thinkscale.measure import Cell, Point, measure, shared, slices
 from thinkscale.mirage import Granular
-from thinkscale.summarize import Cell, Point, measure, shared, slices
 from thinkscale.tidy import refuse
 
 Axis = Literal["size", "thinking", "samples", "training"]

@@ -18,7 +18,7 @@ import pandas as pd
 
 from thinkscale.axes import COUNTED
 from thinkscale.inference import Floats, Pools, Resampling
-from thinkscale.summarize import Cell, Point, measure, shared, slices
+from thinkscale.measure import Cell, Point, measure, shared, slices
 
 COLUMNS = (
     *("benchmark", "skill", "slice", "route", "metric", "thinking_budget", "small_model", "small_params", "big_model", "big_params"),

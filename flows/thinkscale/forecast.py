@@ -20,7 +20,8 @@ from thinkscale import inference, scaling, schema
 from thinkscale.betas import Beta, fit_beta
 from thinkscale.estimators import pass_at_k
 from thinkscale.inference import Floats, Pools, Resampling, generator
-from thinkscale.summarize import Cell, Point, measure, shared, typed
+from thinkscale.measure import Cell, Point, measure, shared
+from thinkscale.summarize import typed
 
 PREVIOUS = "same as the previous size"
 METHODS = (PREVIOUS, "PassUntil", "logit", "loss", "beta-binomial")

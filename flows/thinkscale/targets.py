@@ -16,8 +16,9 @@ from thinkscale import inference, schema
 from thinkscale.axes import known_axes
 from thinkscale.boards import Board, crossfit, half_means, halves
 from thinkscale.inference import Floats, Ints, Resampling
+from thinkscale.measure import setting_name
 from thinkscale.regions import SURE
-from thinkscale.summarize import setting_name, typed
+from thinkscale.summarize import typed
 
 TARGETS = (0.25, 0.5, 0.75, 0.9, 0.95)
 _SETTING = ("cell_id", "model", "thinking_budget", "metric", "k")
