@@ -8,13 +8,15 @@ from pathlib import Path
 import pytest
 import yaml
 
-from fakes import files, rows, run_toy, study
+from fakes import files, rows, run_fake, run_toy, study
 from thinkscale import evaluate
 from thinkscale.config import FLOWS, ConfigError
 from thinkscale.generate import AnswerKey, SampleKey
 from thinkscale.graded import read_graded
 from thinkscale.outlook import plan, plan_table
 from thinkscale.plan import open_study, owed_shards
+from thinkscale.schema import TABLES
+from thinkscale.store import Store
 
 MODEL = "fake-100k"
 SHIPPED = sorted((FLOWS / "experiments").glob("*.yaml"))
@@ -129,6 +131,25 @@ def test_a_changed_yaml_computes_only_what_is_owed_and_leaves_what_is_there(tmp_
     spent = [sum(r["request_completion_tokens"] for r in rows(opened, t)) for t in ("samples", "answers")]
     assert client.drawn <= sum(spent) and bool(client.requests) == bool(sum(expected))
     read_graded(opened.store.root)
+
+
+@pytest.mark.parametrize("budgets", [[0, 6, 11, 16], [0, 6, 16, 40]], ids=["in between", "larger"])
+def test_a_shard_of_a_finished_experiment_reads_its_own_traces_and_answers_and_no_others(tmp_path, monkeypatch, budgets):
+    run_fake(study(tmp_path, benchmarks={"sums": {"problems": 40}}))
+    opened = study(tmp_path, benchmarks={"sums": {"problems": 40}}, thinking_budgets=budgets)
+    shards, read, reads = len(owed_shards(opened, MODEL)), Store._read_part, []
+
+    def counted(self, table, path, schema, trace_sets):
+        wanted = {"thinking_token_ids", "trace_budget"} if table == "samples" else {"answer_text", "engine"}
+        if wanted < set(schema.names) < set(TABLES[table].names):  # not what looks through everything at the beginning
+            reads.append(path.name)
+        return read(self, table, path, schema, trace_sets)
+
+    monkeypatch.setattr(Store, "_read_part", counted)
+    assert run_fake(opened) == shards == 10
+    # each its part of traces and its part of answers; and what its neighbour has published while it looked
+    assert 2 * shards <= len(reads) <= 4 * shards
+    assert owed(opened) == (set(), set(), set()) and answered(opened) == planned(opened)
 
 
 @pytest.mark.parametrize(

@@ -378,6 +378,9 @@ def test_keys_that_were_kept_are_those_of_the_files_that_are_there(copied):
     some = {row["problem_id"] for row in everybody[::5]}
     assert copied.read_keys("samples", columns, sets, some).to_pylist() == [row for row in everybody if row["problem_id"] in some]
     assert copied.read_keys("samples", columns, sets, {"nobody"}).num_rows == 0 == copied.read_keys("samples", columns, sets, ()).num_rows
+    for asked in (some, {"nobody"}, ()):  # with what is known of the parts and without
+        expected = [row for row in everybody if row["problem_id"] in asked]
+        assert all(store.read("samples", columns, sets, asked).to_pylist() == expected for store in (copied, Store(copied.root)))
     first, *_, last = copied.parts("samples")
     os.replace(last, first)  # another file under a name that was read
     assert told(sets) > 0

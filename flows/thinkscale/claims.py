@@ -269,6 +269,7 @@ class Guarded(Store):
     def __init__(self, store: Store, check: Callable[[], None]) -> None:
         super().__init__(store.root)
         self._store, self._check = store, check
+        self._kept, self._trace_set_of = store._kept, store._trace_set_of  # what it knows of its parts
 
     def publish(self, table: TableName, name: str, rows: Iterable[Mapping[str, Any]], *, replace: bool = False, **meta: Any) -> bool:
         """As `Store.publish`. Raises what the check raises."""

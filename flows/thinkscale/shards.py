@@ -12,7 +12,6 @@ from functools import cached_property
 from typing import Any, NamedTuple
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from thinkscale.config import digest
 from thinkscale.conversation import conversations
@@ -261,8 +260,7 @@ def known_answers(store: Store, shard: Shard) -> dict[tuple[SampleKey, str], Ans
 
 def _of_slice(store: Store, table: TableName, columns: list[str], shard: Shard) -> pa.Table:
     """The rows of a shard's problems, whichever shard drew them."""
-    rows = store.read(table, ["problem_id", "sample_index", *columns], {shard.trace_set.trace_set_id})
-    return rows.filter(pc.is_in(rows["problem_id"].cast(pa.string()), pa.array([p.problem_id for p in shard.problems])))
+    return store.read(table, ["problem_id", "sample_index", *columns], {shard.trace_set.trace_set_id}, list(shard.by_id))
 
 
 def _forced_row(shard: Shard, key: AnswerKey, trace_hash: str, found: Forced | None, generator: Generator) -> dict[str, Any]:

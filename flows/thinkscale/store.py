@@ -79,20 +79,31 @@ class Store:
         files.put(final, written)
         return True
 
-    def read(self, table: TableName, columns: Sequence[str] | None = None, trace_sets: Collection[str] | None = None) -> pa.Table:
+    def read(
+        self,
+        table: TableName,
+        columns: Sequence[str] | None = None,
+        trace_sets: Collection[str] | None = None,
+        problems: Collection[str] | None = None,
+    ) -> pa.Table:
         """All parts of a table; a part that is not whole or foreign is set aside and left out.
 
         Args:
             columns: which; None: all.
             trace_sets: only the parts of these (by their footers: a part holds one); None: all.
+            problems: only rows of these ids, and `problem_id` is one of the columns; None: all. Parts of which `read_keys` knows that they
+                hold none are not opened: what one shard needs of many is read at the cost of one.
         Raises: StoreError for a part of another schema version.
         """
         schema = _schema(table, columns)
 
         def read(path: UPath) -> pa.Table | None:
+            kept = None if problems is None else self._kept.get(str(path))
+            if kept is not None and kept.problems.isdisjoint(problems or ()):
+                return None
             return self._read_part(table, path, schema, trace_sets)
 
-        return _joined(self._each(read, self.parts(table)), schema)
+        return _of_problems(_joined(self._each(read, self.parts(table)), schema), problems)
 
     def verify(self, table: TableName, trace_sets: Collection[str] | None = None) -> None:
         """Read every byte of a table's parts, so that what rotted is set aside before anything is built on it. Raises StoreError.
@@ -135,8 +146,8 @@ class Store:
                 kept = self._kept[name] = _Kept(version, rows, frozenset(decoded(rows["problem_id"]).to_pylist()))
             return kept.rows if problems is None or not kept.problems.isdisjoint(problems) else None
 
-        rows = _joined(self._each(read, list(files.versions(self.folder(table), ".parquet").items())), schema)
-        return rows if problems is None else rows.filter(pc.is_in(decoded(rows["problem_id"]), pa.array(problems, pa.string())))
+        parts = list(files.versions(self.folder(table), ".parquet").items())
+        return _of_problems(_joined(self._each(read, parts), schema), problems)
 
     def read_part(self, table: TableName, name: str, columns: Sequence[str] | None = None) -> pa.Table:
         """One part by name; no rows where it is not whole, see `read`. Raises StoreError."""
@@ -259,6 +270,10 @@ class Store:
 def _joined(tables: Iterable[pa.Table | None], schema: pa.Schema) -> pa.Table:
     found = [t for t in tables if t is not None]
     return pa.concat_tables(found).unify_dictionaries() if found else schema.empty_table()
+
+
+def _of_problems(rows: pa.Table, problems: Collection[str] | None) -> pa.Table:
+    return rows if problems is None else rows.filter(pc.is_in(decoded(rows["problem_id"]), pa.array(problems, pa.string())))
 
 
 class _Foreign(ValueError):
