@@ -18,7 +18,7 @@ from prefect.cache_policies import NO_CACHE  # noqa: E402
 from prefect.utilities.annotations import quote  # noqa: E402
 
 from shown import show_plots  # noqa: E402
-from thinkscale import report  # noqa: E402
+from thinkscale import printed, report  # noqa: E402
 from thinkscale.config import Experiment  # noqa: E402
 from thinkscale.plan import RESULTS, Study, open_study  # noqa: E402
 
@@ -50,4 +50,4 @@ async def analyze(experiment: str | Experiment, results: str = str(RESULTS), mix
 
 
 if COMMAND is not None:
-    report.show(asyncio.run(analyze(COMMAND.experiment, COMMAND.results, COMMAND.mixed)))
+    printed.show(asyncio.run(analyze(COMMAND.experiment, COMMAND.results, COMMAND.mixed)))

@@ -13,7 +13,7 @@ from thinkscale.config import Claim, PointRef
 from thinkscale.estimators import maj_at_k
 from thinkscale.findings import claimed
 from thinkscale.inference import clustered_se, paired_difference, resample
-from thinkscale.report import claims_table
+from thinkscale.printed import claims_table
 from thinkscale.summarize import summarize
 
 WORLD = made.World(models=("nano-50k", "nano-200k", "nano-450k"), benchmarks=("sums",), num_problems=40, num_samples=4)

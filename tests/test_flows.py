@@ -47,7 +47,7 @@ from evaluate_model import _transient
 from prefect.states import Failed
 from regrade import regrade
 from sweep import sweep
-from thinkscale import console, report
+from thinkscale import console, printed
 from thinkscale.endpoint import EngineDied, RequestFailed
 
 console.log_to_terminal()
@@ -63,7 +63,7 @@ async def go():
     await sweep(*what)
     again, more = parts(), len(list(Path({results!r}).rglob("*.log")))
     graded = await regrade(*what)
-    report.show(await analyze(*what))
+    printed.show(await analyze(*what))
     again_after = [await _transient(None, None, Failed(data=e("no"))) for e in (RequestFailed, EngineDied, ValueError)]
     return {{"again after": again_after, "nothing done": first == again, "nothing started": logs == more, "graded": graded}}
 

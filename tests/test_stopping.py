@@ -18,7 +18,8 @@ from thinkscale.graded import incomplete, read_graded
 from thinkscale.manifest import write_manifest
 from thinkscale.outlook import plan, plan_table
 from thinkscale.plan import owed_shards
-from thinkscale.report import analyze, planned_rows, show
+from thinkscale.printed import show
+from thinkscale.report import analyze, planned_rows
 from thinkscale.status import cells
 from thinkscale.stopping import is_settled, samples_wanted
 from thinkscale.summarize import summarize
