@@ -112,7 +112,6 @@ def wait_for_children(log):
     line = next(line for line in log.read_text().splitlines() if line.startswith("fake: children"))
     first, second, *names = line.split()[2:]
     assert alive(int(first)) and alive(int(second)) and all(path.exists() for path in Shm(*names).paths)
-    time.sleep(3 * supervise.TICK)  # what dies by SIGKILL before the supervisor looked at /dev/shm may leave its file
     return int(first), int(second), Shm(*names)
 
 
@@ -409,6 +408,47 @@ def test_nothing_is_left_after(how, tmp_path):
         supervise.send([p for p in pids if alive(p)], signal.SIGKILL)
         shm.unlink()
     assert not shm.exists()
+
+
+BRIEF = """
+import mmap, os, signal, time
+name = "brief-" + os.urandom(6).hex()
+descriptor = os.open("/dev/shm/" + name, os.O_CREAT | os.O_RDWR)
+os.ftruncate(descriptor, 4096)
+memory = mmap.mmap(descriptor, 4096)
+os.close(descriptor)
+print(name, flush=True)
+time.sleep({lives})
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def brief(code):
+    """What a supervisor said of such a process, and the name of its shared memory."""
+    process = subprocess.Popen([sys.executable, *code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.wait(20) == 128 + signal.SIGKILL
+    process.stdin.close()
+    with process.stdout as out, process.stderr as said:
+        return said.read(), out.read().strip()
+
+
+def test_shared_memory_of_a_process_that_dies_at_once_is_removed():
+    """Long before the supervisor would look by itself."""
+    for _ in range(3):
+        said, name = brief([supervise.__file__, "--", sys.executable, "-c", BRIEF.format(lives=supervise.TICK / 5)])
+        assert not (supervise.SHM / name).exists() and f"removed {name} from" in said
+
+
+def test_a_supervisor_that_is_not_told_of_new_files_looks_from_time_to_time():
+    code = f"""
+import sys
+sys.path.insert(0, {str(Path(supervise.__file__).parent)!r})
+import supervise
+supervise.tell_of_new_files = lambda folder: []
+sys.exit(supervise.supervise([sys.executable, "-c", {BRIEF.format(lives=4 * supervise.TICK)!r}], 1.0, None))
+"""
+    said, name = brief(["-c", code])
+    assert not (supervise.SHM / name).exists() and f"removed {name} from" in said
 
 
 PARENT = """

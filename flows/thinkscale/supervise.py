@@ -25,7 +25,9 @@ from typing import NamedTuple
 
 SHM = Path("/dev/shm")
 TICK = 0.25  # seconds between looks at the parent (second line of defence, behind the pipe) and at /dev/shm
+PAUSE = 0.02  # seconds after a look for which files made in /dev/shm, by whomever, cause no other
 PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
+IN_MOVED_TO, IN_CREATE = 0x80, 0x100  # of inotify(7)
 
 
 class Process(NamedTuple):
@@ -83,6 +85,16 @@ def shared_memory() -> dict[str, int]:
         except FileNotFoundError:
             continue
     return found
+
+
+def tell_of_new_files(folder: Path) -> list[int]:
+    """A descriptor that can be read as soon as a file is made in a folder; none where the kernel gives none (this user's are used up)."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    descriptor: int = libc.inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC)
+    if descriptor >= 0 and libc.inotify_add_watch(descriptor, os.fsencode(folder), IN_CREATE | IN_MOVED_TO) < 0:
+        os.close(descriptor)
+        return []
+    return [descriptor] if descriptor >= 0 else []
 
 
 def mapped(pid: int) -> set[int]:
@@ -192,17 +204,21 @@ def supervise(command: list[str], grace: float, parent: int | None) -> int:
         signal.signal(number, lambda n, _: asked.append(n))
     signal.signal(signal.SIGCHLD, lambda *_: None)
     _prctl(PR_SET_CHILD_SUBREAPER, 1)
-    watch = SharedMemoryWatch()
+    watch, made = SharedMemoryWatch(), tell_of_new_files(SHM)  # a process may die sooner after it made a file than the next tick
     main, status, reason = spawn(command), None, ""
     while not reason:
         ended = reap()
-        readable = select.select([0, wake_read], [], [], 0 if main in ended else TICK)[0]
+        readable = select.select([0, wake_read, *made], [], [], 0 if main in ended else TICK)[0]
         if main in ended:
             status, reason = ended[main], f"the command ended with status {ended[main]}"
         elif asked:
             reason = f"got {signal.Signals(asked[0]).name}"
         elif (0 in readable and not os.read(0, 4096)) or (parent is not None and os.getppid() != parent):
             reason = "our parent is gone"
+        elif made and made[0] in readable:
+            os.read(made[0], 2**16)  # before the look: what is made during it causes the next
+            watch.note(os.getpid())
+            time.sleep(PAUSE)
         else:
             watch.note(os.getpid())
         if wake_read in readable:
