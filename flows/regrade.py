@@ -18,8 +18,8 @@ from prefect.cache_policies import NO_CACHE  # noqa: E402
 from prefect.utilities.annotations import quote  # noqa: E402
 
 from thinkscale.config import Experiment  # noqa: E402
+from thinkscale.grades import grade_all  # noqa: E402
 from thinkscale.plan import RESULTS, Study, open_study  # noqa: E402
-from thinkscale.shards import grade_all  # noqa: E402
 
 
 @task(cache_policy=NO_CACHE, persist_result=False)

@@ -22,12 +22,13 @@ from thinkscale import evaluate, scoring
 from thinkscale.config import FLOWS, Catalogue, Engine, Model, Sampling, Shape, Thinking
 from thinkscale.endpoint import Endpoint, Vitals, check_choices
 from thinkscale.generate import Generator, Room
+from thinkscale.grades import publish_problems
 from thinkscale.loading import load_experiment
 from thinkscale.plan import Study, owed_shards
 from thinkscale.problems import benchmarks
 from thinkscale.prompting import boundary
 from thinkscale.schema import TABLES
-from thinkscale.shards import publish_problems, run_shard
+from thinkscale.shards import run_shard
 from thinkscale.store import Store
 
 FAKE_VLLM = (sys.executable, str(Path(__file__).resolve().parent / "fake_vllm.py"))

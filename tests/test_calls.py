@@ -16,10 +16,11 @@ from thinkscale.config import ConfigError
 from thinkscale.endpoint import Choice
 from thinkscale.generate import SampleKey
 from thinkscale.graded import read_graded
+from thinkscale.grades import publish_problems
 from thinkscale.plan import owed_shards
 from thinkscale.report import analyze
 from thinkscale.routes import Route
-from thinkscale.shards import publish_problems, run_shard
+from thinkscale.shards import run_shard
 from thinkscale.thinking import Called, Cut, Trace, cut, resumed
 
 PROMPTS = {f"p{i}": [2, 20 + i, 3] for i in range(8)}

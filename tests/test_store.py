@@ -15,10 +15,10 @@ import pytest
 
 from fakes import rows, run_toy, study
 from thinkscale.graded import read_graded
+from thinkscale.grades import grade_all
 from thinkscale.plan import owed_shards
 from thinkscale.report import analyze
 from thinkscale.schema import SCHEMA_VERSION, TABLES
-from thinkscale.shards import grade_all
 from thinkscale.store import PARTS, Store, StoreError, table_from_rows
 
 GRADE = {"cell_id": "c", "problem_id": "p", "sample_index": 0, "correct": True, "correct_unforced": True, "partial": 1.0}

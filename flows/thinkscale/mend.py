@@ -8,8 +8,8 @@ from collections.abc import Sequence
 
 from thinkscale import files
 from thinkscale.claims import FOLDER as CLAIMS
+from thinkscale.grades import grade_part, publish_problems, read_problems
 from thinkscale.plan import Study
-from thinkscale.shards import grade_part, publish_problems, read_problems
 from thinkscale.store import PARTS
 
 
