@@ -56,6 +56,15 @@ def test_each_axis_has_its_own_budgets_and_an_unknown_one_none() -> None:
     assert ends["flops"] == pytest.approx(ends["tokens"])  # where all is affordable the axis does not matter
 
 
+def test_there_is_one_budget_where_the_dearest_point_is_the_cheapest_of_its_side() -> None:
+    world = made.World(models=("nano-12k", "nano-1m"), benchmarks=("sums",), budgets=(0,), num_problems=20, num_samples=1)
+    graded, summary = tables(world)
+    table = regions(graded, summary)
+    assert set(table["slice"]) >= {"all"} and not table.duplicated(["slice", "axis"]).any()
+    dearest = deployable(summary).query("slice == 'all'")["cost_flops"].max()
+    assert table.loc[table["slice"] == "all", "budget"].tolist() == [dearest]
+
+
 def test_one_size_has_no_region() -> None:
     graded, summary = tables(made.World(models=("nano-12k",), benchmarks=("sums",), num_problems=10, num_samples=2))
     assert regions(graded, summary).empty

@@ -22,10 +22,10 @@ _ROUNDING = 1e-12
 def win_regions(boards: Sequence[Board], num_budgets: int = 12, seed: int = 0, axes: Sequence[str] = ("flops",)) -> pd.DataFrame:
     """For each benchmark, slice, axis of cost and budget: does the best strategy of a smaller model beat the best of the biggest one?
 
-    At each budget (evenly spaced in its logarithm, from where both sides can afford something to the dearest point) a strategy is a model,
-    thinking budget and number of votes that costs at most that much. Each side's best is chosen on a random half of the problems and
-    scored on the other half, both ways, in 50 splits; a problem's difference is the mean over the splits. `win` is the share of bootstrap
-    draws in which the smaller side is ahead (draws level count half); `winner` names a side from 0.95 on.
+    At each budget (evenly spaced in its logarithm, from where both sides can afford something to the dearest point, which may be one and
+    the same) a strategy is a model, thinking budget and number of votes that costs at most that much. Each side's best is chosen on a
+    random half of the problems and scored on the other half, both ways, in 50 splits; a problem's difference is the mean over the splits.
+    `win` is the share of bootstrap draws in which the smaller side is ahead (draws level count half); `winner` names a side from 0.95 on.
 
     Args:
         boards: of points that need no oracle, with their costs.
@@ -41,11 +41,16 @@ def win_regions(boards: Sequence[Board], num_budgets: int = 12, seed: int = 0, a
             known = np.isfinite(cost) & (cost > 0)
             if not (known & big).any() or not (known & ~big).any() or board.sample.num_clusters < 2:
                 continue
-            for budget in np.geomspace(max(cost[known & side].min() for side in (big, ~big)), cost[known].max(), num_budgets):
+            for budget in _budgets(max(cost[known & side].min() for side in (big, ~big)), cost[known].max(), num_budgets):
                 within = known & (cost <= budget * (1 + _ROUNDING))
                 sides = [_best(board.accuracy[:, within & side], split) for side in (~big, big)]
                 rows.append({"benchmark": board.benchmark, "slice": board.slice, "axis": axis, "budget": budget, **_won(sides, board)})
     return typed(pd.DataFrame(rows, columns=schema.REGIONS.names), schema.REGIONS)
+
+
+def _budgets(least: float, most: float, number: int) -> Floats:
+    """Evenly spaced in their logarithm; one where the dearest point is the cheapest of its side."""
+    return np.geomspace(least, most, number) if most > least * (1 + _ROUNDING) else np.array([most])
 
 
 def _won(sides: list[Floats], board: Board) -> dict[str, Any]:
