@@ -410,7 +410,7 @@ def test_a_claim_says_which_level_it_means(tmp_path, route):
         ({"thinking": {"route": "extend", "tiems": 2}}, r"unknown key 'thinking.tiems'. Did you mean 'times'"),
         ({"thinking": {"route": "effort"}}, r"thinking.levels: missing"),
         ({"thinking": {"route": "effort", "levels": {"low": {}}}}, r"thinking_budgets: found \[0, 6, 16\].*one budget above 0"),
-        ({"examples": [1, 1]}, r"examples: '1' is given twice"),
+        ({"examples": [1, 1], "prompt": "few-shot"}, r"examples: '1' is given twice"),
         ({"examples": [64], "prompt": "few-shot-bare"}, r"do not fit the context"),
     ],
 )

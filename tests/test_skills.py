@@ -213,6 +213,7 @@ def test_a_prompt_without_the_question_is_an_error(tmp_path: Path) -> None:
         ("question:", False),
         ("{{ question }}", True),
         ("{{question|trim}}", True),
+        ("{% for i in range(2) %}{{ loop.index }} {{ choices[i] }} {{ question }}{% endfor %}", True),
     ):
         (tmp_path / "mine.jinja").write_text(text)
         if holds:
@@ -220,6 +221,35 @@ def test_a_prompt_without_the_question_is_an_error(tmp_path: Path) -> None:
         else:
             with pytest.raises(ConfigError, match="leaves out the question"):
                 prompt_text(mine)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("{{ questoin }} {{ question }}", r"mine.jinja: unknown name 'questoin'. Did you mean 'question'\?"),
+        ("Think.\n{{ question", r"mine.jinja, line 2: unexpected end of template"),
+        (
+            "{% for e in examples %}{{ e.question }}{% endfor %}{{ question }}{{ e }}",
+            r"unknown name 'e'. Valid: choices, examples, question",
+        ),
+    ],
+)
+def test_a_prompt_that_cannot_be_filled_in_is_an_error(tmp_path: Path, text: str, said: str) -> None:
+    (tmp_path / "mine.jinja").write_text(text)
+    with pytest.raises(ConfigError, match=said):
+        prompt_text(str(tmp_path / "mine"))
+
+
+def test_examples_need_a_prompt_that_shows_them() -> None:
+    fields = {"name": "x", "asks": "?", "models": ["ladder-21k"], "benchmarks": {"sums": {"problems": 5}}, "prompt": "question"}
+    fields |= {"thinking_budgets": [0], "num_samples": 1, "answer_tokens": 9}
+    extents = {n: b.extent for n, b in KNOWN.items()}
+    with pytest.raises(
+        ConfigError, match=r"examples: found 2; the prompt 'question' of sums shows none. Take .*\(here: few-shot, few-shot-bare"
+    ):
+        load_experiment(fields | {"examples": [0, 2]}, CATALOGUE, extents)
+    for asked in ({"examples": [0]}, {"examples": [0, 2], "prompt": "few-shot"}):
+        load_experiment(fields | asked, CATALOGUE, extents)
 
 
 @pytest.mark.parametrize("name", KNOWN)

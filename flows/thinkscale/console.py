@@ -81,7 +81,7 @@ def sweep_command(about: str | None) -> Command:
     if asked.pool:
         _or_exit(lambda: travelling(study))
         return Command(asked.experiment, asked.results, {}, asked.pool, asked.replicas)
-    return Command(asked.experiment, asked.results, start_first(study))
+    return Command(asked.experiment, asked.results, _or_exit(lambda: start_first(study)))
 
 
 def _parser(about: str | None) -> argparse.ArgumentParser:

@@ -5,6 +5,7 @@ the nearest valid name. What it does not do: no network, no GPU, no exit(), no c
 """
 
 import difflib
+import functools
 import hashlib
 import json
 import re
@@ -13,7 +14,9 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 from urllib.parse import urlsplit
 
+import jinja2
 import yaml
+from jinja2 import meta
 from pydantic import ValidationError
 
 from thinkscale.config import CATALOGUE, FLOWS, PROMPTS, Catalogue, ConfigError, Experiment, Model
@@ -21,6 +24,9 @@ from thinkscale.routes import check_routes
 from thinkscale.sources import Strict
 
 T = TypeVar("T", bound=Strict)
+
+PROMPT_NAMES = ("question", "choices", "examples")
+"""What a prompt's template may use; each of the examples has question, choices, answer, worked."""
 
 
 def nearest(found: str, valid: Any) -> str:
@@ -133,14 +139,27 @@ def _check_secrets(config: Experiment, path: Path) -> None:
 
 
 def prompt_text(prompt: str) -> str:
-    """Text of a prompt file. Raises ConfigError."""
+    """Text of a prompt file. Raises ConfigError where it is no template, uses a name that is not there, or leaves out the question."""
     path = PROMPTS / f"{prompt}.jinja"
     if not path.is_file():
         raise ConfigError(f"no prompt '{prompt}' in prompts/.{nearest(prompt, (p.stem for p in PROMPTS.glob('*.jinja')))}")
     text = path.read_text()
-    if not re.search(r"\{[{%][^}]*\bquestion\b", text):
+    try:
+        names = _names_in(text)
+    except jinja2.TemplateSyntaxError as e:
+        raise ConfigError(f"prompts/{path.name}, line {e.lineno}: {e.message}") from e
+    for name in sorted(names - set(PROMPT_NAMES)):
+        raise ConfigError(f"prompts/{path.name}: unknown name '{name}'.{nearest(name, PROMPT_NAMES)}")
+    if "question" not in names:
         raise ConfigError(f"prompts/{path.name} leaves out the question: put {{{{ question }}}} where it belongs.")
     return text
+
+
+@functools.lru_cache(maxsize=64)
+def _names_in(template: str) -> frozenset[str]:
+    """What a template is to be given, beside what jinja gives by itself (`range` and such). Raises jinja2.TemplateSyntaxError."""
+    environment = jinja2.Environment(autoescape=True)
+    return frozenset(meta.find_undeclared_variables(environment.parse(template)) - environment.globals.keys())
 
 
 def model_revision(model: Model) -> str:
@@ -252,7 +271,14 @@ def _check_names(config: Experiment, catalogue: Catalogue, benchmarks: Mapping[s
         known("models", model, [m.name for m in catalogue.models.values() if m.runner == "generate"], "model")
     for benchmark, use in config.benchmarks.items():
         known("benchmarks", benchmark, benchmarks, "benchmark")
-        known(f"benchmarks.{benchmark}.prompt", use.prompt or config.prompt, prompts, "prompt")
+        prompt = use.prompt or config.prompt
+        known(f"benchmarks.{benchmark}.prompt", prompt, prompts, "prompt")
+        if "examples" not in _names_in(prompt_text(prompt)) and max(config.examples):
+            fit = ", ".join(sorted(p for p in prompts if "examples" in (PROMPTS / f"{p}.jinja").read_text()))
+            raise ConfigError(
+                f"{path.name}: examples: found {max(config.examples)}; the prompt '{prompt}' of {benchmark} shows none. "
+                f"Take one that loops over `examples` (here: {fit}), or leave `examples` out."
+            )
     if config.scorer is not None:
         known("scorer", config.scorer, [m.name for m in catalogue.models.values() if m.runner == "pooling"], "model with runner 'pooling'")
     if config.gpu is not None:
