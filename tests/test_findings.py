@@ -61,8 +61,8 @@ def test_who_wins_is_said_run_by_run_over_the_axis_of_compute():
     )
     (finding,) = won(pd.concat([table, table.assign(slice="difficulty=1")]))
     assert finding.text == (
-        "sums: of budgets in FLOPs per problem, a smaller model wins from 1 to 2, neither is shown to win from 4 to 4, "
-        "the biggest model wins from 8 to 8; at the largest -20.0 points [-30.0, -10.0]."
+        "sums: of budgets in FLOPs per problem, a smaller model wins from 1 to 2, neither is shown to win at 4, "
+        "the biggest model wins at 8; at the largest -20.0 points [-30.0, -10.0]."
     )
     assert finding.row["budget"] == 8.0 and finding.value == -0.2
 
@@ -80,7 +80,7 @@ def test_an_axis_of_cost_has_its_sentence_where_other_sides_win_on_it():
     flops, same = region("flops", "smaller", "undecided", "bigger"), region("kv_bytes", "bigger", "smaller", "smaller")
     assert len(won(pd.concat([flops, same]))) == 1
     _, finding = won(pd.concat([flops, same, region("tokens", "bigger", "undecided")]))
-    assert finding.text.startswith("sums: of budgets in completion tokens per problem, the biggest model wins from 1 to 1, neither")
+    assert finding.text.startswith("sums: of budgets in completion tokens per problem, the biggest model wins at 1, neither")
     assert finding.row == {"benchmark": "sums", "slice": "all", "axis": "tokens", "budget": 2.0}
 
 

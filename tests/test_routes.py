@@ -15,6 +15,7 @@ from thinkscale.generate import SampleKey
 from thinkscale.graded import read_graded
 from thinkscale.outlook import plan
 from thinkscale.plan import owed_shards
+from thinkscale.printed import show
 from thinkscale.problems import Problem
 from thinkscale.prompting import chosen, example_pool, render, wait_ids
 from thinkscale.report import analyze
@@ -338,7 +339,7 @@ def test_a_template_that_touches_what_it_may_not_is_an_error(text, said):
 # --- too long for the context
 
 
-def test_problems_that_do_not_fit_are_reported_owed_to_no_one_and_stay_in_the_denominator(tmp_path):
+def test_problems_that_do_not_fit_are_reported_owed_to_no_one_and_stay_in_the_denominator(tmp_path, caplog, capsys):
     opened = study(tmp_path, prompt="few-shot-bare", examples=[8], thinking_budgets=[0, 4, 16])
     run_fake(opened)
     graded = read_graded(opened.store.root)
@@ -351,6 +352,14 @@ def test_problems_that_do_not_fit_are_reported_owed_to_no_one_and_stay_in_the_de
     assert (fits["prompt_tokens"] + fits["completion_tokens"] - fits["answer_tokens"] + 6 <= 256).all()
     analysis = analyze(opened)
     assert analysis.compliance["num_answers"].tolist() == [48] * 3 and analysis.compliance["share_too_long"].max() > 0
+    told = [r.getMessage() for r in caplog.records if "do not fit the context of 256 tokens" in r.getMessage()]
+    assert sum(int(text.split(": ")[2].split()[0]) for text in told) == len(long)
+    (finding,) = analysis.findings["What was never asked?"]
+    assert finding.text.startswith(f"mapping, fake-100k: {len(long)} of 144 answers could not be asked for and count as wrong")
+    assert finding.value == len(long) / 144 and finding.row["cell_id"] in set(analysis.compliance["cell_id"])
+    show(analysis)
+    assert f"{len(long)} of 144 answers could not be asked for" in " ".join(capsys.readouterr().out.split())
+    assert f"{len(long)} of 144" in (opened.store.root / "findings.md").read_text()
 
 
 def test_a_trace_that_fills_the_context_serves_the_budgets_that_fit():

@@ -8,7 +8,7 @@ import pytest
 
 import made
 from thinkscale import cost, schema
-from thinkscale.measure import measure
+from thinkscale.measure import measure, setting_name
 from thinkscale.summarize import TableError, summarize, typed
 
 WORLD = made.World(models=("nano-12k", "nano-200k"), benchmarks=("sums",), budgets=(0, 16), num_problems=12, num_samples=4)
@@ -49,6 +49,11 @@ GOLDEN = {
     ("unforced pass@k", 2): (5 / 6 + 5 / 6 + 0) / 3,
     ("unforced pass@k", 4): (1 + 1 + 0) / 3,
 }
+
+
+def test_a_setting_is_named_alike_whether_its_table_has_gaps_or_not() -> None:
+    assert setting_name("m", 16.0, "maj@k", 4.0) == setting_name("m", 16, "maj@k", 4) == "m budget=16 maj@4"
+    assert setting_name("m", 1_048_576.0, "pass@k", 1.0) == "m budget=1048576"
 
 
 def test_the_golden_summary_does_not_move() -> None:

@@ -93,7 +93,7 @@ def _purchase(axes: dict[str, pd.DataFrame], last: str) -> Finding:
     elif advice.sure:
         told = f"{advice.what} is the best {'next ' if row['reach'] == 'next' else ''}purchase (in {advice.share:.1%} of draws)"
     whom = row["model"] if row["model"] == last else f"{row['model']} to {last}"
-    ends = {"bigger": row["to_model"], "think longer": f"budget={row['to_thinking_budget']}", "sample more": f"maj@{row['to_k']}"}
+    ends = {"bigger": row["to_model"], "think longer": f"budget={row['to_thinking_budget']:.0f}", "sample more": f"maj@{row['to_k']:.0f}"}
     looking = "" if row["reach"] == "next" else ", looking further along each route"
     text = f"{row['benchmark']}, one answer of {whom} at budget {row['thinking_budget']}{looking}: {told}; from {row['model']} on to "
     text += f"{ends[row['bought']]} {_points(row['gain'], row['low'], row['high'])} for {row['cost_ratio']:.3g} × the FLOPs"

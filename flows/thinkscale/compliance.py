@@ -11,6 +11,7 @@ import pandas as pd
 from rich.table import Table as RichTable
 
 from thinkscale import schema
+from thinkscale.findings import Finding
 from thinkscale.summarize import typed
 from thinkscale.tidy import by_cell, checked
 
@@ -59,6 +60,19 @@ def _calls(cell: pd.DataFrame) -> dict[str, float]:
         "share_valid": valid / calls if calls else np.nan,
         "share_tool_tokens": put_in / spent if spent else np.nan,
     }
+
+
+def unasked(found: pd.DataFrame) -> list[Finding]:
+    """Answers that no model was ever asked for, since they did not fit; an accuracy of 0 that is made of them says nothing of a skill."""
+    said = []
+    for (benchmark, model), cells in found[found["share_too_long"] > 0].groupby(["benchmark", "model"], sort=True):
+        all_cells = found[(found["benchmark"] == benchmark) & (found["model"] == model)]
+        missed, answers = round(float((cells["share_too_long"] * cells["num_answers"]).sum())), int(all_cells["num_answers"].sum())
+        text = f"{benchmark}, {model}: {missed:,} of {answers:,} answers could not be asked for and count as wrong: prompt, thinking and "
+        text += "answer are longer than the model's context. A shorter prompt, a smaller budget or fewer examples may fit."
+        worst = cells.sort_values("share_too_long", kind="stable").iloc[-1]
+        said.append(Finding(text, missed / answers, float("nan"), float("nan"), "compliance", {"cell_id": worst["cell_id"]}))
+    return said
 
 
 def compliance_table(found: pd.DataFrame) -> RichTable:

@@ -224,6 +224,6 @@ def slice_name(difficulty: float | None) -> str:
     return "all" if difficulty is None else f"difficulty={difficulty:g}"
 
 
-def setting_name(model: str, thinking_budget: int, metric: str, k: int) -> str:
+def setting_name(model: str, thinking_budget: float, metric: str, k: float) -> str:
     """`m budget=64 maj@16`; of one sample `m budget=64`."""
-    return f"{model} budget={thinking_budget}" + ("" if k == 1 else f" {metric.replace('@k', f'@{k}')}")
+    return f"{model} budget={thinking_budget:.0f}" + ("" if k == 1 else f" {metric.replace('@k', f'@{k:.0f}')}")

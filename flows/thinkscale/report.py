@@ -19,7 +19,7 @@ from thinkscale.axes import AXES, known_axes, priced
 from thinkscale.boards import Board, boards
 from thinkscale.calibration import calibration, confident_before_onset
 from thinkscale.compare import claims, compare, headline
-from thinkscale.compliance import compliance
+from thinkscale.compliance import compliance, unasked
 from thinkscale.coverage import coverage
 from thinkscale.curves import About, skill_curves
 from thinkscale.emergence import emergence, findings
@@ -121,7 +121,9 @@ def analyze(study: Study, *, mixed: bool = False) -> Analysis:
     if len(losses):
         files += (study.store.write_table("loss", losses),)
     rates = overall_rate(graded, summary[summary["slice"] == "all"], PUBLISHED_DRAWS, seed)  # what is printed
-    said = {ROUTES: tuple(routes(best) + turned(best)), CLAIMED: tuple(claimed(checked))}
+    missed = unasked(spent)
+    said = {"What was never asked?": tuple(missed)} if missed else {}
+    said |= {ROUTES: tuple(routes(best) + turned(best)), CLAIMED: tuple(claimed(checked))}
     said |= {part.question: part.findings for part in concluded}
     files += (write_findings(study, said),)
     return Analysis(files, best, rates, checked, spent, said, *left(study, graded))

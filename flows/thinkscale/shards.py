@@ -6,6 +6,7 @@ What it does not do: decide what is owed (`plan`), start engines.
 """
 
 import asyncio
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -16,7 +17,7 @@ import pyarrow as pa
 from thinkscale.config import digest
 from thinkscale.conversation import conversations
 from thinkscale.forced import Forced, brier, right_choice, teacher_forced
-from thinkscale.generate import Answer, AnswerKey, Generator, SampleKey
+from thinkscale.generate import TOO_LONG, Answer, AnswerKey, Generator, SampleKey
 from thinkscale.grades import grade_part
 from thinkscale.problems import Benchmark, Problem
 from thinkscale.prompting import chosen, render
@@ -24,6 +25,8 @@ from thinkscale.routes import TraceSet
 from thinkscale.schema import TableName
 from thinkscale.store import Store
 from thinkscale.thinking import Called, Cut, Trace, answer_prompt_tokens, trace_prompt
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -113,6 +116,9 @@ async def run_shard(shard: Shard, generator: Generator, store: Store) -> ShardDo
         answers = await generator.answers(prompts, traces, shard.answers, known)
         name = f"{shard.trace_set.trace_set_id}-{digest(shard.answers)}"
         rows = [_answer_row(shard, key, answer, prompts, generator) for key, answer in answers.items()]
+        if missed := sum(answer.finish == TOO_LONG for answer in answers.values()):
+            what = (shard.trace_set.model.name, shard.label, missed, len(answers), shard.trace_set.model.context)
+            log.warning("%s: %s: %d of %d answers do not fit the context of %d tokens, and count as wrong", *what)
         await asyncio.to_thread(store.publish, "answers", name, rows, trace_set_id=shard.trace_set.trace_set_id)
         correct = await asyncio.to_thread(grade_part, store, name, {shard.benchmark.name: shard.benchmark}, shard.by_id)
     if shard.forced:
