@@ -11,6 +11,7 @@ import sys
 from collections.abc import AsyncIterator, Awaitable
 from contextlib import asynccontextmanager
 from typing import TypeVar
+from uuid import UUID
 
 import httpx
 import pandas as pd
@@ -40,21 +41,25 @@ async def show_cells(study: Study, model: str | None = None) -> AsyncIterator[No
         found = await asyncio.to_thread(cells, study)
         return found if model is None else found[found["model"] == model]
 
-    async def keep() -> None:
-        progress = await _tolerated(acreate_progress_artifact(progress=0.0, key=key(study, whose, "progress"), description=whose))
+    def share(now: pd.DataFrame) -> float:
+        return 100.0 * float(now["done"].sum()) / max(1, int(now["planned"].sum()))
+
+    async def keep(progress: UUID | None) -> None:
         while progress is not None:
-            now = await mine()
-            share = 100.0 * float(now["done"].sum()) / max(1, int(now["planned"].sum()))
-            await _tolerated(aupdate_progress_artifact(progress, progress=share))
+            await _tolerated(aupdate_progress_artifact(progress, progress=share(await mine())))
             await asyncio.sleep(SECONDS)
 
-    keeper = asyncio.create_task(keep())
+    progress = await _tolerated(acreate_progress_artifact(progress=0.0, key=key(study, whose, "progress"), description=whose))
+    keeper = asyncio.create_task(keep(progress))
     try:
         yield
     finally:
         keeper.cancel()
         if sys.exception() is None or isinstance(sys.exception(), Exception):  # being stopped, every second counts
-            table = json.loads((await mine()).to_json(orient="records"))
+            now = await mine()
+            if progress is not None:
+                await _tolerated(aupdate_progress_artifact(progress, progress=share(now)))
+            table = json.loads(now.to_json(orient="records"))
             await _tolerated(acreate_table_artifact(table, key=key(study, whose, "cells"), description=study.config.asks))
 
 

@@ -29,6 +29,7 @@ from prefect.client.orchestration import get_client  # noqa: E402
 from prefect.client.schemas.objects import FlowRun, State, StateType  # noqa: E402
 from prefect.deployments import arun_deployment  # noqa: E402
 from prefect.exceptions import ObjectNotFound  # noqa: E402
+from prefect.settings import PREFECT_API_URL  # noqa: E402
 from prefect.states import Cancelling, Crashed  # noqa: E402
 
 from evaluate_model import EARLY, evaluate_model  # noqa: E402
@@ -159,10 +160,20 @@ def _ended(state: State[Any]) -> Ended:
     return Ended("lost" if state.is_crashed() else "failed", (state.message or state.name or "")[-2000:])
 
 
+async def main(command: console.Command, again: str) -> None:
+    """The sweep as it was asked for at the command line."""
+    if PREFECT_API_URL.value() is None:
+        console.leave_when_interrupted(again)
+    await sweep(command.experiment, command.results, command.pool, command.replicas)
+
+
 if COMMAND is not None:
     EARLY.update(COMMAND.engines)
+    again = console.sweep_again(COMMAND.experiment, COMMAND.results, COMMAND.pool, COMMAND.replicas)
     try:
-        asyncio.run(sweep(COMMAND.experiment, COMMAND.results, COMMAND.pool, COMMAND.replicas))
+        asyncio.run(main(COMMAND, again))
+    except KeyboardInterrupt:
+        console.leave(again)
     except Unfinished as e:
         sys.exit(f"error: {e}")
     finally:

@@ -122,6 +122,9 @@ def test_two_models_run_on_two_workers_at_the_same_time(site, locally, tmp_path)
     table = json.loads(artifacts["two-all-cells"]["data"])
     assert len(table) == 6 and all(row["owed"] == 0 and row["done"] == 80 for row in table)
     assert {"two-ladder-21k-progress", "two-ladder-100k-cells"} <= set(artifacts)
+    assert [float(artifacts[f"two-{whose}-progress"]["data"]) for whose in ("all", "ladder-21k", "ladder-100k")] == [100.0] * 3
+    lines = "\n".join(line["message"] for line in site.post("logs/filter", {"limit": 200, "sort": "TIMESTAMP_DESC"}))
+    assert "ladder-21k: engine ready after" in lines and "ladder-100k: nothing owed" in lines and "answers correct" in lines
 
 
 def test_a_node_dies_and_another_worker_finishes_its_model(site, locally, tmp_path):

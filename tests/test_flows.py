@@ -1,7 +1,7 @@
-"""The flows themselves, through Prefect, whose server takes most of the time: two starts in all.
+"""The flows themselves, through Prefect, whose server takes most of the time: three starts in all.
 
 The first is `python flows/sweep.py`, killed in the middle; the second is one process that sweeps to the end, sweeps again, grades again
-and analyzes, and tells what it saw.
+and analyzes, and tells what it saw; the third is interrupted.
 """
 
 import asyncio
@@ -11,6 +11,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import httpx
@@ -126,7 +127,14 @@ def runs(tmp_path_factory):
     script = SECOND.format(flows=str(FLOWS), experiment=experiment, results=str(results), out=str(told))
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=environment(home), timeout=240)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-    return {"study": opened, "before": before, "left": left, "told": json.loads(told.read_text()), "said": done.stdout + done.stderr}
+    return {
+        "home": home,
+        "study": opened,
+        "before": before,
+        "left": left,
+        "told": json.loads(told.read_text()),
+        "said": done.stdout + done.stderr,
+    }
 
 
 @pytest.fixture(scope="module")
@@ -191,6 +199,37 @@ def test_the_manifest_says_what_made_the_folder(runs):
     assert set(manifest["models"]) == set(config.models) and set(manifest["benchmarks"]) == {"sums"}
     assert set(manifest["trace_sets"]) == {r["trace_set_id"] for r in rows(runs["study"], "samples")}
     assert {"prefect", "pandas", "pyarrow"} <= set(manifest["packages"]) and manifest["device"] in ("cpu", "gpu")
+
+
+def test_ctrl_c_ends_a_sweep_within_seconds_and_says_how_to_go_on(runs, tmp_path):
+    """It goes to the whole group, Prefect's temporary server included, as from a terminal."""
+    fault = {"kind": "hang", "after": 8, "once": str(tmp_path / "been")}
+    experiment, results = written(tmp_path, command=[*FAKE_VLLM, "--fault", json.dumps(fault)], concurrency=4)
+    opened, log = open_study(experiment, results), tmp_path / "said.log"
+    with log.open("wb") as out:
+        command = [sys.executable, str(FLOWS / "sweep.py"), experiment, "--results", str(results)]
+        sweep = subprocess.Popen(command, stdout=out, stderr=out, env=environment(runs["home"]), start_new_session=True)
+    assert eventually(lambda: seen(opened) > 8 and opened.store.parts("samples"), 120), log.read_text()
+    begun, before = time.monotonic(), len(log.read_text())
+    os.killpg(sweep.pid, signal.SIGINT)
+    assert sweep.wait(90) == 128 + signal.SIGINT and time.monotonic() - begun < 60
+    said = log.read_text()[before:]
+    assert f"to go on: python flows/sweep.py {experiment} --results {results}" in said and "Traceback" not in said
+    assert eventually(lambda: not processes(opened) and not session(sweep.pid), 30), (processes(opened), session(sweep.pid))
+    assert owed_shards(opened, opened.config.models[0])
+
+
+def test_what_is_not_there_yet_is_one_line(tmp_path):
+    experiment, results = written(tmp_path)
+    command = [sys.executable, str(FLOWS / "analyze.py"), experiment, "--results", str(results)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    where = results / "flows"
+    assert (
+        done.returncode == 1
+        and done.stderr == f"error: {where}: no answers of this experiment. Run: python flows/sweep.py {experiment} --results {results}\n"
+    )
+    with pytest.raises(StoreError, match=r"no such folder. Give a results folder"):
+        read_graded(where)
 
 
 def test_progress_is_shown(runs):

@@ -8,12 +8,14 @@ import argparse
 import atexit
 import logging
 import os
+import signal
 import sys
 import threading
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from types import FrameType
+from typing import Any, NamedTuple, NoReturn, TypeVar
 
 from rich.console import Console
 
@@ -26,6 +28,9 @@ from thinkscale.serving import Running
 from thinkscale.status import status_view
 
 T = TypeVar("T")
+
+LEAVE_SECONDS = 8.0
+"""After Ctrl-C, for engines to end and claims to be given back."""
 
 
 class Command(NamedTuple):
@@ -53,7 +58,9 @@ def analyze_command(about: str | None) -> Command:
     parser = _parser(about)
     parser.add_argument("--mixed", action="store_true", help="take answers of several engines or graders together")
     asked = parser.parse_args()
-    _study(asked.experiment, asked.results)
+    study = _study(asked.experiment, asked.results)
+    if not study.store.parts("answers"):
+        sys.exit(f"error: {study.store.root}: no answers of this experiment. Run: {sweep_again(asked.experiment, asked.results, None)}")
     log_to_terminal()
     return Command(asked.experiment, asked.results, {}, mixed=asked.mixed)
 
@@ -72,7 +79,7 @@ def sweep_command(about: str | None) -> Command:
     if asked.replicas < 1 or (asked.replicas > 1 and not asked.pool):
         sys.exit(f"error: --replicas {asked.replicas}: at least 1, and more only with --pool, where there are workers to share the work.")
     if asked.plan or asked.status:
-        Console(width=150).print(status_view(study) if asked.status else plan_table(study, plan(study)))
+        Console(width=150).print(_or_exit(lambda: status_view(study) if asked.status else plan_table(study, plan(study))))
         for expected in (_or_exit(lambda: loss.outlook(study)), _or_exit(lambda: scores.outlook(study))):
             if expected:
                 print(expected)
@@ -155,6 +162,32 @@ def settle_prefect() -> None:
     }
     for name, value in defaults.items():
         os.environ.setdefault(name, value)
+    logging.getLogger("thinkscale").setLevel(logging.INFO)  # which a deployment's run, where Prefect is imported first, would not say
+
+
+def leave_when_interrupted(again: str) -> None:
+    """Ctrl-C ends this process within seconds; to be called in the running event loop. Args: again: the command that goes on.
+
+    Prefect's temporary server hears the Ctrl-C too and is gone, and Prefect would try for minutes to tell it how the runs ended. What is on
+    disk is whole at any moment, and engines die with us.
+    """
+    usual = signal.getsignal(signal.SIGINT)
+
+    def interrupted(number: int, frame: FrameType | None) -> None:
+        logging.disable(logging.CRITICAL)  # hundreds of lines on a server that is gone
+        late = threading.Timer(LEAVE_SECONDS, leave, (again,))
+        late.daemon = True
+        late.start()
+        if callable(usual):
+            usual(number, frame)
+
+    signal.signal(signal.SIGINT, interrupted)
+
+
+def leave(again: str) -> NoReturn:
+    """End at once, as after Ctrl-C."""
+    os.write(2, f"\nInterrupted. What is finished stays; to go on: {again}\n".encode())
+    os._exit(128 + signal.SIGINT)
 
 
 def outlive_reader() -> None:

@@ -34,9 +34,12 @@ def read_graded(path: str | os.PathLike[str] | UPath, scorer: Scorer | Literal["
             `only`: the one that scored here, if any did; None: nobody's.
     Returns also, where the YAML says `stop` or once said it, a column `stopped`: true, in the second case only for cells whose rest is not
         drawn. Every estimate but `adaptive.stopped` refuses such rows.
-    Raises: StoreError where a key is doubled, an answer has no grade or names a trace that is not there, or several scorers are there.
+    Raises: StoreError where no folder is there, a key is doubled, an answer has no grade or names a trace that is not there, or several
+        scorers are there.
     """
     store = Store(path)
+    if not store.root.is_dir():
+        raise StoreError(f"{path}: no such folder. Give a results folder, as results/smoke; `python flows/sweep.py smoke` makes that one.")
     answers, grades = store.read("answers"), store.read("grades")
     check_unique(answers, TABLES["answers"])
     check_unique(grades, TABLES["grades"])
