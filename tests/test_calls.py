@@ -21,7 +21,7 @@ from thinkscale.plan import owed_shards
 from thinkscale.report import analyze
 from thinkscale.routes import Route
 from thinkscale.shards import run_shard
-from thinkscale.thinking import Called, Cut, Trace, cut, resumed
+from thinkscale.thinking import Boundary, Called, Cut, Trace, cut, read_trace, resumed
 
 PROMPTS = {f"p{i}": [2, 20 + i, 3] for i in range(8)}
 KEYS = [SampleKey(p, i) for p in PROMPTS for i in range(4)]
@@ -198,6 +198,14 @@ def test_a_call_ends_with_the_token_that_completes_its_close_and_what_came_after
         done = answered(trace, (50, 51), calculate("2*3"), CALCULATOR, 20)
         assert done.calls == (Called(5, 2, True),) and done.text == "<tool>2*3</tool>\n=6\n" and not done.calling
         assert ((*done.ids, done.next_id), done.budget) == ((7, 8, 9, 70, 71, 50, 51), 6)
+
+
+@pytest.mark.parametrize(("last", "ended"), [("</think>", "closed"), ("<|end|>", "eos")])
+def test_the_text_of_a_thinking_ends_before_its_close_though_the_engine_tells_what_it_stopped_at(last, ended):
+    boundary = Boundary((), (71,), (), 71 if ended == "closed" else 99)
+    before = Trace((7,), "cut", 1, 8, text="<tool>2*3</tool>=6\n", calls=(Called(1, 1, True),))
+    trace = read_trace(before, choice(" so", last, said=None), boundary, 20)
+    assert (trace.ended, trace.ids, trace.text) == (ended, (7, 8, 70), "<tool>2*3</tool>=6\n so")
 
 
 def test_a_close_that_was_answered_is_not_found_again():

@@ -77,6 +77,8 @@ def test_a_model_that_calls_is_answered_and_counted(catalogue, tmp_path, route):
     put_in = len(RESULT) if route == "cut" else full["tool_tokens"]
     assert (full["tool_tokens"] == put_in).all() and (full["tool_tokens"] > 3).all()
     assert (full["thinking_tokens"] - full["tool_tokens"] == drawn).all()
+    texts = study.store.read("samples", ["thinking"])["thinking"].to_pylist()
+    assert route == "tools" or set(texts) == {TEXT_CALL + RESULT + "so"}, texts
     short = graded[graded["thinking_budget"] == 20]
     assert (short["thinking_tokens"] == 20).all() and (short["ended"] == "cut").all()
     assert (short["tool_tokens"] == (20 - len(TEXT_CALL) if route == "cut" else 0)).all()

@@ -116,6 +116,8 @@ def read_trace(before: Trace | None, drawn: Choice, boundary: Boundary, budget: 
             at = len(whole) - _cue_width(drawn, boundary.cue)
             return replace(kept, ids=whole[:at], ended="closed", closing=whole[at:])
         ended: TraceEnd = "closed" if boundary.stop is not None and whole[-1] == boundary.stop else "eos"
+        if drawn.token_texts:  # asked for where calls are looked for; the engine's text then holds what it stopped at
+            kept = replace(kept, text=text.removesuffix(drawn.token_texts[-1]))
         return replace(kept, ids=whole[:-1], ended=ended)
     if len(whole) != budget + 1:
         raise ValueError(f"a trace ended after {len(whole)} of {budget + 1} ids and the server gave no reason")
