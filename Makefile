@@ -13,7 +13,7 @@ export VLLM_NO_USAGE_STATS ?= 1
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-demo: setup ## install, run the nano experiment on five small models, print the comparison (10 minutes on 2 cores)
+demo: setup ## install, run the nano experiment on five small models, print the comparison (about 6 minutes on 2 cores after installing)
 	$(PY) flows/sweep.py nano
 	$(PY) flows/analyze.py nano
 

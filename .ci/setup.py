@@ -251,7 +251,8 @@ def install(device: str) -> None:
         tail = "\n".join([line for line in LOG.read_text(errors="replace").splitlines() if not line.startswith("WARNING: ")][-15:])
         sys.exit(f"\n{tail}\n\nInstalling failed, see above and {LOG}. Most often the network did: the same command starts afresh.")
     STAMP.write_text(json.dumps(stamp(device)))
-    print(f"{chr(10) if progress.terminal else ''}Installed in {time.monotonic() - progress.start:.0f} s.")
+    seconds = time.monotonic() - progress.start
+    print(f"{chr(10) if progress.terminal else ''}Installed in {seconds:.0f} s. To use it: source .venv/bin/activate")
 
 
 def main() -> None:

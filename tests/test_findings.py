@@ -62,7 +62,7 @@ def test_who_wins_is_said_run_by_run_over_the_axis_of_compute():
     (finding,) = won(pd.concat([table, table.assign(slice="difficulty=1")]))
     assert finding.text == (
         "sums: of budgets in FLOPs per problem, a smaller model wins from 1 to 2, neither is shown to win at 4, "
-        "the biggest model wins at 8; at the largest -20.0 points [-30.0, -10.0]."
+        "the biggest model wins at 8; at the largest, smaller less biggest: -20.0 points [-30.0, -10.0]."
     )
     assert finding.row["budget"] == 8.0 and finding.value == -0.2
 

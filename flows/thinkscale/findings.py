@@ -90,7 +90,9 @@ def _won(benchmark: str, group: pd.DataFrame, axis: str) -> Finding:
         where = f"at {last['budget']:.2g}" if len(run) == 1 else f"from {first['budget']:.2g} to {last['budget']:.2g}"
         parts.append(f"{_WINNERS[first['winner']]} {where}")
     last = group.iloc[-1]
-    text = f"{benchmark}: of budgets in {AXES[axis]} per problem, {', '.join(parts)}; at the largest {_points(last)}."
+    text = (
+        f"{benchmark}: of budgets in {AXES[axis]} per problem, {', '.join(parts)}; at the largest, smaller less biggest: {_points(last)}."
+    )
     row = {"benchmark": benchmark, "slice": "all", "axis": axis, "budget": float(last["budget"])}
     return Finding(text, float(last["difference"]), float(last["low"]), float(last["high"]), "regions", row)
 

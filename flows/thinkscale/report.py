@@ -5,6 +5,7 @@ What it does not do: compute anything itself, or print (see `printed`).
 """
 
 import logging
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -46,6 +47,7 @@ from thinkscale.thresholds import thresholds
 log = logging.getLogger(__name__)
 
 ROUTES, CLAIMED = "Which route bought accuracy?", "What was claimed beforehand?"
+ON_CPU = "Engines ran on a CPU: what is called GPU-seconds, and dollars made of them, are seconds of that CPU and say nothing of a GPU."
 PUBLISHED_DRAWS = 2000
 
 
@@ -101,7 +103,7 @@ def analyze(study: Study, *, mixed: bool = False) -> Analysis:
         who_wins(all_points, graded, summary, seed),
         *what_to_do(study, all_points, bits),
         what_emerges(study, graded, summary, bits),
-        what_was_foreseen(study, graded, bits),
+        what_was_foreseen(study, graded, bits, measured=len(losses) > 0),
         what_more_samples_find(graded, seed),
     )
     best = headline(graded, prices, PUBLISHED_DRAWS, seed, known_axes(prices) or ["flops"])
@@ -123,6 +125,8 @@ def analyze(study: Study, *, mixed: bool = False) -> Analysis:
     rates = overall_rate(graded, summary[summary["slice"] == "all"], PUBLISHED_DRAWS, seed)  # what is printed
     missed = unasked(spent)
     said = {"What was never asked?": tuple(missed)} if missed else {}
+    if "cost_seconds" in prices and graded["engine"].astype(str).str.contains(r"\bcpu\b").any():
+        said["What are seconds and dollars here?"] = (Finding(ON_CPU, math.nan, math.nan, math.nan, "engine", {}),)
     said |= {ROUTES: tuple(routes(best) + turned(best)), CLAIMED: tuple(claimed(checked))}
     said |= {part.question: part.findings for part in concluded}
     files += (write_findings(study, said),)
@@ -243,10 +247,12 @@ def what_emerges(study: Study, graded: pd.DataFrame, summary: pd.DataFrame, bits
     )
 
 
-def what_was_foreseen(study: Study, graded: pd.DataFrame, bits: Mapping[str, float | None]) -> Concluded:
+def what_was_foreseen(study: Study, graded: pd.DataFrame, bits: Mapping[str, float | None], *, measured: bool) -> Concluded:
     """Tables `scaling` and `forecast`, the figure of forecasts, sentences; writes the figure alone.
 
     Points of the loss's law are all models of the families in the experiment whose loss is known.
+
+    Args: measured: the losses are this experiment's; else those that the catalogue has, of models that it may not ask.
     """
     known = study.catalogue.models
     ours = {known[name].family for name in study.config.models}
@@ -259,7 +265,9 @@ def what_was_foreseen(study: Study, graded: pd.DataFrame, bits: Mapping[str, flo
         seen.forecast, study.store.root / "plots" / "forecast.png", "What would the smaller sizes have told of the largest?"
     )
     tables: dict[TableName, pd.DataFrame] = {"scaling": seen.scaling, "forecast": seen.forecast}
-    return Concluded("What would the smaller sizes have told?", tables, tuple(figures), tuple(seen.findings))
+    source = "" if measured else " The losses are those of models.yaml; `loss:` measures them."
+    said = (f._replace(text=f.text + source) if f.table == "scaling" else f for f in seen.findings)
+    return Concluded("What would the smaller sizes have told?", tables, tuple(figures), tuple(said))
 
 
 def check_unmixed(graded: pd.DataFrame, name: str) -> None:
