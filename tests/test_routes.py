@@ -395,6 +395,16 @@ def test_greedy_references_and_other_prompts_are_paired_with_their_like(tmp_path
         assert small == big and len(set(small)) == 2
 
 
+def test_levels_that_the_chat_template_does_not_heed_are_refused_before_anything_is_drawn(tmp_path):
+    levels = {"low": {"reasoning_efort": "low"}, "high": {"reasoning_efort": "high"}}
+    opened = study(tmp_path, thinking={"route": "effort", "levels": levels}, thinking_budgets=[16])
+    with pytest.raises(
+        ValueError, match=r"fake-100k: its chat template makes the same prompt of effort=high and effort=low: it does not heed"
+    ):
+        run_fake(opened)
+    assert not opened.store.parts("samples")
+
+
 @pytest.mark.parametrize("route", ["effort=high", None])
 def test_a_claim_says_which_level_it_means(tmp_path, route):
     side = {"model": "fake-100k", "thinking_budget": 16}

@@ -13,7 +13,7 @@ import pandas as pd
 from thinkscale import schema
 from thinkscale.axes import AXES
 from thinkscale.coverage import CHOSEN
-from thinkscale.findings import Finding
+from thinkscale.findings import Finding, told_apart
 from thinkscale.measure import setting_name
 from thinkscale.regions import SURE
 from thinkscale.routes import is_greedy
@@ -61,7 +61,8 @@ def worth_buying(table: pd.DataFrame) -> list[Finding]:
         for starts, keys in ((near, [(a.what, a.sure) for a in here]), (far, [(b.what, m) for b, m in zip(there, more, strict=True)])):
             for run in _runs(list(zip(starts, keys, strict=True)), keys):
                 if starts is near or run[0][1][1]:
-                    said.append(_purchase(run[0][0], str(run[-1][0]["flops"]["model"].iloc[0])))
+                    found = _purchase(run[0][0], str(run[-1][0]["flops"]["model"].iloc[0]))
+                    said.append(found._replace(text=told_apart(rows.iloc[0], told) + found.text))
     return said
 
 
@@ -157,7 +158,8 @@ def how_to_split(table: pd.DataFrame) -> list[Finding]:
         at_one = [next(row for row in each if row["longest"] == 1) for each in models]
         pairs = [(one, each[-1]) for one, each in zip(at_one, models, strict=True)]
         for run in _runs(pairs, [(_votes(one["share_votes"]), most["low"] > 0) for one, most in pairs]):
-            said.append(_split(str(benchmark), run[0], str(run[-1][0]["model"])))
+            found = _split(str(benchmark), run[0], str(run[-1][0]["model"]))
+            said.append(found._replace(text=told_apart(run[0][0], table) + found.text))
     return said
 
 

@@ -27,7 +27,7 @@ from thinkscale.grading import check_graders
 from thinkscale.mend import mend, settle
 from thinkscale.metering import FLUSH_SECONDS, Meter
 from thinkscale.plan import Study, owed_now, owed_shards, slice_ids
-from thinkscale.prompting import boundary, wait_ids
+from thinkscale.prompting import boundary, check_levels, wait_ids
 from thinkscale.routes import native_flags, tool_flags
 from thinkscale.shards import Shard, ShardDone, run_shard
 from thinkscale.store import Store, StoreError
@@ -228,6 +228,8 @@ class Run:
             wait = {text: await wait_ids(client, entry, text) for text in waits}
             for tool in {tool for s in shards if (tool := s.trace_set.route.tool) is not None}:
                 await check_tool(client, entry.name, tool)
+            if self.study.config.thinking.route == "effort":
+                await check_levels(client, {str(t.route): t.model for t in self.study.trace_sets(self.model)})
             places = asyncio.Semaphore(SHARDS_AT_ONCE)
 
             def drawn(trace_set_id: str, sequences: int, tokens: int) -> None:

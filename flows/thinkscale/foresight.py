@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from thinkscale.findings import Finding
+from thinkscale.findings import Finding, told_apart
 from thinkscale.forecast import METHODS, PREVIOUS, by_size, forecast
 from thinkscale.inference import wilson
 from thinkscale.laws import scaling_table
@@ -65,14 +65,8 @@ def _skills(told: pd.DataFrame) -> list[Finding]:
         for budget in dict.fromkeys((budgets[0], budgets[-1])):
             rows = skill[skill["thinking_budget"] == budget].set_index("method").to_dict("index")
             found = _skill({str(k): v for k, v in rows.items()})
-            said.append(found._replace(text=_told_apart(found, alone) + found.text))
+            said.append(found._replace(text=told_apart(found.row, alone) + found.text))
     return said
-
-
-def _told_apart(finding: Finding, all_rows: pd.DataFrame) -> str:
-    """Prompt, route and sampling, those of them that vary in the experiment."""
-    varied = [str(finding.row[name]) for name in ("prompt", "route", "sampling") if len(set(all_rows[name])) > 1]
-    return f"({', '.join(varied)}) " if varied else ""
 
 
 def _skill(rows: dict[str, dict[Any, Any]]) -> Finding:

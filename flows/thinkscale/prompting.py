@@ -5,7 +5,7 @@ What it does not do: draw anything (see `generate`), hold a tokenizer of its own
 """
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import jinja2
 from jinja2.sandbox import ImmutableSandboxedEnvironment
@@ -73,6 +73,22 @@ def chosen(pool: Sequence[Problem], problem: Problem, number: int) -> tuple[Prob
             f"examples: found {number}; only {len(found)} other problems are there for '{problem.question[:60]}'. Ask for fewer."
         )
     return tuple(found)
+
+
+async def check_levels(client: Client, levels: Mapping[str, Model]) -> None:
+    """Raise ValueError where the chat template makes the same prompt of two levels of effort: they would be compared and be no two.
+
+    Args: levels: level -> the model as it is told of it.
+    """
+    made: dict[tuple[int, ...], str] = {}
+    for level, model in levels.items():
+        ids = tuple(await client.tokenize([{"role": "user", "content": "1"}], template_kwargs=model.template_kwargs))
+        if ids in made:
+            raise ValueError(
+                f"{model.name}: its chat template makes the same prompt of {made[ids]} and {level}: it does not heed these. "
+                "Give levels that it knows under `thinking.levels`, or leave this model out."
+            )
+        made[ids] = level
 
 
 def render(prompt_text: str, problem: Problem, examples: Sequence[Problem] = ()) -> str:
