@@ -44,6 +44,9 @@ def test_speed_is_that_of_all_engines_over_the_last_minutes():
     columns = ["time", "seconds", "generation_tokens"]
     engine = pd.DataFrame([(100.0, 2.0, 9999), (1000.0, 10.0, 300), (1005.0, 5.0, 500), (1010.0, 10.0, 400)], columns=columns)
     assert speed(engine, 1010.0) == pytest.approx((300 + 500 + 400) / 20.0)
+    assert speed(engine, 1100.0) == speed(engine, 1010.0), "what no engine was there for does not count"
+    apart = pd.DataFrame([(700.0, 10.0, 300), (1010.0, 10.0, 400)], columns=columns)
+    assert speed(apart, 1010.0) == pytest.approx(700 / 20.0)
     assert speed(engine.head(1), 1010.0) != speed(engine.head(1), 1010.0), "nothing lately: not known"
 
 

@@ -46,12 +46,17 @@ def cells(study: Study) -> pd.DataFrame:
 
 
 def speed(engine: pd.DataFrame, now: float) -> float:
-    """Tokens per second of all engines together over the last ten minutes; NaN where none did anything."""
+    """Tokens per second of all engines together over the last ten minutes; NaN where none did anything.
+
+    Time in which no engine ran (between two models, while one starts) does not count: what is owed is drawn while one runs.
+    """
     recent = engine[engine["time"] > now - RECENT_SECONDS]
     if recent.empty:
         return float("nan")
-    begun = float((recent["time"] - recent["seconds"]).min())
-    return float(recent["generation_tokens"].sum()) / max(1e-9, now - begun)
+    running, until = 0.0, -math.inf
+    for begin, end in sorted(zip(recent["time"] - recent["seconds"], recent["time"], strict=True)):
+        running, until = running + max(0.0, end - max(begin, until)), max(until, end)
+    return float(recent["generation_tokens"].sum()) / max(1e-9, running)
 
 
 def time_left(study: Study, found: pd.DataFrame, tokens_per_second: float) -> float:
