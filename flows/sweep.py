@@ -96,7 +96,9 @@ async def _in_pool(study: Study, content: dict[str, Any], results: str, pool: st
             tags=[study.config.name],
         )
     except ObjectNotFound:
-        return Ended("failed", f"there is no deployment evaluate-model/{pool}. Set it up: python flows/deploy.py {pool}")
+        return Ended(
+            "failed", f"there is no deployment evaluate-model/{pool}. `python flows/deploy.py POOL` sets up gpu, slurm or kubernetes"
+        )
     except httpx.HTTPError as e:
         return Ended("failed", f"Prefect's API did not take the run ({type(e).__name__}: {e})")
     listener, seen, over = Listener(study.store, str(run.id)), StateType.SCHEDULED, False
@@ -176,6 +178,10 @@ if COMMAND is not None:
         console.leave(again)
     except Unfinished as e:
         sys.exit(f"error: {e}")
+    except RuntimeError as e:
+        if "Failed to reach API" not in str(e):
+            raise
+        sys.exit(f"error: {e}. PREFECT_API_URL must be a server that runs (prefect server start); without it a temporary one is started.")
     finally:
         for running in EARLY.values():
             running.stop()
