@@ -1,7 +1,7 @@
 """From graded answers to conclusions: python flows/analyze.py EXPERIMENT [--results DIR] [--mixed]."""
 
-import asyncio
 import sys
+from functools import partial
 from pathlib import Path
 from typing import cast
 
@@ -15,6 +15,7 @@ console.settle_prefect()
 
 from prefect import flow, runtime, task  # noqa: E402
 from prefect.cache_policies import NO_CACHE  # noqa: E402
+from prefect.settings import PREFECT_API_URL  # noqa: E402
 from prefect.utilities.annotations import quote  # noqa: E402
 
 from shown import show_plots  # noqa: E402
@@ -50,4 +51,4 @@ async def analyze(experiment: str | Experiment, results: str = str(RESULTS), mix
 
 
 if COMMAND is not None:
-    printed.show(asyncio.run(analyze(COMMAND.experiment, COMMAND.results, COMMAND.mixed)))
+    printed.show(console.run(partial(analyze, COMMAND.experiment, COMMAND.results, COMMAND.mixed), PREFECT_API_URL.value()))

@@ -1,7 +1,7 @@
 """Grade stored answers again, without an engine: python flows/regrade.py EXPERIMENT [--results DIR]; then run analyze.py."""
 
-import asyncio
 import sys
+from functools import partial
 from pathlib import Path
 from typing import cast
 
@@ -15,6 +15,7 @@ console.settle_prefect()
 
 from prefect import flow, runtime, task  # noqa: E402
 from prefect.cache_policies import NO_CACHE  # noqa: E402
+from prefect.settings import PREFECT_API_URL  # noqa: E402
 from prefect.utilities.annotations import quote  # noqa: E402
 
 from thinkscale.config import Experiment  # noqa: E402
@@ -45,4 +46,5 @@ async def regrade(experiment: str | Experiment, results: str = str(RESULTS)) -> 
 
 
 if COMMAND is not None:
-    print(f"graded {asyncio.run(regrade(COMMAND.experiment, COMMAND.results)):,} answers")
+    answers = console.run(partial(regrade, COMMAND.experiment, COMMAND.results), PREFECT_API_URL.value())
+    print(f"graded {answers:,} answers")

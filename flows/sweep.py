@@ -10,6 +10,7 @@ import math
 import sys
 import time
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
@@ -162,26 +163,12 @@ def _ended(state: State[Any]) -> Ended:
     return Ended("lost" if state.is_crashed() else "failed", (state.message or state.name or "")[-2000:])
 
 
-async def main(command: console.Command, again: str) -> None:
-    """The sweep as it was asked for at the command line."""
-    if PREFECT_API_URL.value() is None:
-        console.leave_when_interrupted(again)
-    await sweep(command.experiment, command.results, command.pool, command.replicas)
-
-
 if COMMAND is not None:
     EARLY.update(COMMAND.engines)
-    again = console.sweep_again(COMMAND.experiment, COMMAND.results, COMMAND.pool, COMMAND.replicas)
     try:
-        asyncio.run(main(COMMAND, again))
-    except KeyboardInterrupt:
-        console.leave(again)
+        console.run(partial(sweep, COMMAND.experiment, COMMAND.results, COMMAND.pool, COMMAND.replicas), PREFECT_API_URL.value())
     except Unfinished as e:
         sys.exit(f"error: {e}")
-    except RuntimeError as e:
-        if "Failed to reach API" not in str(e):
-            raise
-        sys.exit(f"error: {e}. PREFECT_API_URL must be a server that runs (prefect server start); without it a temporary one is started.")
     finally:
         for running in EARLY.values():
             running.stop()

@@ -125,6 +125,7 @@ def test_two_models_run_on_two_workers_at_the_same_time(site, locally, tmp_path)
     assert [float(artifacts[f"two-{whose}-progress"]["data"]) for whose in ("all", "ladder-21k", "ladder-100k")] == [100.0] * 3
     lines = "\n".join(line["message"] for line in site.post("logs/filter", {"limit": 200, "sort": "TIMESTAMP_DESC"}))
     assert "ladder-21k: engine ready after" in lines and "ladder-100k: nothing owed" in lines and "answers correct" in lines
+    assert all("engine ready after" in (site.folder / f"{worker.name}.log").read_text() for worker in workers)
 
 
 def test_a_node_dies_and_another_worker_finishes_its_model(site, locally, tmp_path):

@@ -214,7 +214,7 @@ def test_ctrl_c_ends_a_sweep_within_seconds_and_says_how_to_go_on(runs, tmp_path
     os.killpg(sweep.pid, signal.SIGINT)
     assert sweep.wait(90) == 128 + signal.SIGINT and time.monotonic() - begun < 60
     said = log.read_text()[before:]
-    assert f"to go on: python flows/sweep.py {experiment} --results {results}" in said and "Traceback" not in said
+    assert f"to go on: python {FLOWS}/sweep.py {experiment} --results {results}" in said and "Traceback" not in said
     assert eventually(lambda: not processes(opened) and not session(sweep.pid), 30), (processes(opened), session(sweep.pid))
     assert owed_shards(opened, opened.config.models[0])
 

@@ -5,13 +5,15 @@ server to start, result files, telemetry) are set in one place. What it does not
 """
 
 import argparse
+import asyncio
 import atexit
 import logging
 import os
+import shlex
 import signal
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from pathlib import Path
 from types import FrameType
@@ -165,28 +167,41 @@ def settle_prefect() -> None:
     logging.getLogger("thinkscale").setLevel(logging.INFO)  # which a deployment's run, where Prefect is imported first, would not say
 
 
-def leave_when_interrupted(again: str) -> None:
-    """Ctrl-C ends this process within seconds; to be called in the running event loop. Args: again: the command that goes on.
+def run(flow: Callable[[], Coroutine[Any, Any, T]], server: str | None) -> T:
+    """Run a flow that was asked for at the command line, to its end or to Ctrl-C.
 
-    Prefect's temporary server hears the Ctrl-C too and is gone, and Prefect would try for minutes to tell it how the runs ended. What is on
-    disk is whole at any moment, and engines die with us.
+    Args:
+        server: the address of Prefect's; None: it starts a temporary one. That hears the Ctrl-C too and is gone, and Prefect would try for
+            minutes to tell it how the runs ended: so we are gone within seconds. What is on disk is always whole, engines die with us.
     """
-    usual = signal.getsignal(signal.SIGINT)
 
-    def interrupted(number: int, frame: FrameType | None) -> None:
-        logging.disable(logging.CRITICAL)  # hundreds of lines on a server that is gone
-        late = threading.Timer(LEAVE_SECONDS, leave, (again,))
-        late.daemon = True
-        late.start()
-        if callable(usual):
-            usual(number, frame)
+    async def begun() -> T:
+        if server is None:
+            usual = signal.getsignal(signal.SIGINT)  # of the event loop that runs now
 
-    signal.signal(signal.SIGINT, interrupted)
+            def interrupted(number: int, frame: FrameType | None) -> None:
+                logging.disable(logging.CRITICAL)  # hundreds of lines on a server that is gone
+                late = threading.Timer(LEAVE_SECONDS, _leave)
+                late.daemon = True
+                late.start()
+                if callable(usual):
+                    usual(number, frame)
+
+            signal.signal(signal.SIGINT, interrupted)
+        return await flow()
+
+    try:
+        return asyncio.run(begun())
+    except KeyboardInterrupt:
+        _leave()
+    except RuntimeError as e:
+        if "Failed to reach API" not in str(e):
+            raise
+        sys.exit(f"error: {e}. PREFECT_API_URL must be a server that runs (prefect server start); without it a temporary one is started.")
 
 
-def leave(again: str) -> NoReturn:
-    """End at once, as after Ctrl-C."""
-    os.write(2, f"\nInterrupted. What is finished stays; to go on: {again}\n".encode())
+def _leave() -> NoReturn:
+    os.write(2, f"\nInterrupted. What is finished stays; to go on: {shlex.join(['python', *sys.argv])}\n".encode())
     os._exit(128 + signal.SIGINT)
 
 
