@@ -453,8 +453,10 @@ def check(place, opened, expected, before):
     left = [p for p in opened.store.root.rglob(".*") if p.is_file()] + list(opened.store.root.glob("claims/*"))
     assert not left, f"files are left: {left}"
     logs = "\n".join(p.read_text(errors="replace") for p in opened.store.root.glob("logs/*.log"))
-    made = {name for line in re.findall(r"^fake: children .*$", logs, re.MULTILINE) for name in line.split()[4:6]}
-    kept = made & set(supervise.shared_memory())
+    children = [line.split()[4:] for line in re.findall(r"^fake: children .*$", logs, re.MULTILINE)]
+    temporary = [file for *_, file in children if Path(file).exists()]
+    assert not temporary, f"temporary files are left: {temporary}"
+    kept = {name for *names, _ in children for name in names} & set(supervise.shared_memory())
     for name in kept:
         (supervise.SHM / name).unlink(missing_ok=True)
     assert place.supervisor_died or not kept, f"shared memory is left: {kept}"  # who knew whose it was is dead then

@@ -19,7 +19,8 @@ away: for faults that a restart heals. Kinds:
   500 | 503 | 400 | 429 (with retry_after seconds)  reset  slow (seconds)  cut_body  not_json
   wrong_n  empty  wrong_usage  ignore_cap  ignore_budget  over_budget (of the thinking_token_budget)  swap (choices under the wrong index)
   die_at_start (prints, status 1)  never_ready  late (seconds)  deaf (hears SIGTERM only after seconds)
-`--children` starts a child (own process group) with a grandchild (own session), shared memory and a semaphore that nobody removes.
+`--children` starts a child (own process group) with a grandchild (own session), shared memory, a semaphore and a temporary file
+that nobody removes.
 """
 
 import argparse
@@ -520,14 +521,15 @@ class Handler(BaseHTTPRequestHandler):
 
 
 CHILD = """
-import multiprocessing, os, subprocess, sys, time
+import multiprocessing, os, subprocess, sys, tempfile, time
 from multiprocessing import resource_tracker, shared_memory
 memory = shared_memory.SharedMemory(create=True, size=64)
 semaphore = multiprocessing.get_context("spawn").Semaphore()
 resource_tracker.unregister(memory._name, "shared_memory")  # so that nobody but the supervisor removes them
 resource_tracker.unregister(semaphore._semlock.name, "semaphore")
 p = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"], start_new_session=True)
-print("fake: children", os.getpid(), p.pid, memory.name, "sem." + semaphore._semlock.name.lstrip("/"), file=sys.stderr, flush=True)
+names = memory.name, "sem." + semaphore._semlock.name.lstrip("/"), tempfile.mkstemp()[1]
+print("fake: children", os.getpid(), p.pid, *names, file=sys.stderr, flush=True)
 time.sleep(600)
 """
 

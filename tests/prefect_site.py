@@ -30,6 +30,8 @@ class Site:
         mine = {k: v for k, v in os.environ.items() if not k.startswith("PREFECT")}
         self.environment = {**mine, "PREFECT_HOME": home, "PREFECT_API_URL": self.api, "DO_NOT_TRACK": "1"}
         self.environment |= {"PREFECT_LOCAL_STORAGE_PATH": f"{home}/storage", "PREFECT_MEMO_STORE_PATH": f"{home}/memo.toml"}
+        (self.folder / "tmp").mkdir(exist_ok=True)  # a worker that is killed leaves Prefect's files there
+        self.environment["TMPDIR"] = str(self.folder / "tmp")
         self.environment |= {"PREFECT_WORKER_QUERY_SECONDS": "1", "PREFECT_SERVER_ANALYTICS_ENABLED": "false"}
         self.started = []
         self.server = None

@@ -6,6 +6,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from multiprocessing import shared_memory
@@ -92,27 +93,23 @@ def eventually(condition, seconds=10):
     return condition()
 
 
-class Shm:
-    """Shared memory and semaphore of the fake's child."""
+class Files:
+    """Shared memory, semaphore and temporary file of the fake's child."""
 
     def __init__(self, *names):
-        self.paths = [Path("/dev/shm") / name.lstrip("/") for name in names]
+        self.paths = [Path("/dev/shm", name) for name in names]
 
-    def exists(self):
+    def exist(self):
         return any(path.exists() for path in self.paths)
-
-    def unlink(self):
-        for path in self.paths:
-            path.unlink(missing_ok=True)
 
 
 def wait_for_children(log):
-    """What `--children` said: ids of child and grandchild, and their shared memory."""
+    """What `--children` said: ids of child and grandchild, and their files."""
     assert eventually(lambda: "fake: children" in log.read_text())
     line = next(line for line in log.read_text().splitlines() if line.startswith("fake: children"))
     first, second, *names = line.split()[2:]
-    assert alive(int(first)) and alive(int(second)) and all(path.exists() for path in Shm(*names).paths)
-    return int(first), int(second), Shm(*names)
+    assert alive(int(first)) and alive(int(second)) and all(path.exists() for path in Files(*names).paths)
+    return int(first), int(second), Files(*names)
 
 
 @pytest.fixture(scope="module")
@@ -387,7 +384,7 @@ def test_nothing_is_left_after(how, tmp_path):
     spec = fault(kind="crash", after=1) if how == "crash" else ()
     expected = pytest.raises(ZeroDivisionError) if how == "exception" else contextlib.nullcontext()
     with expected, serve(model("--children", *spec), engine(), tmp_path, seed=0, device="gpu") as endpoint:
-        *pids, shm = wait_for_children(endpoint.log)
+        *pids, files = wait_for_children(endpoint.log)
         if how == "exception":
             raise ZeroDivisionError
         if how == "crash":
@@ -406,8 +403,9 @@ def test_nothing_is_left_after(how, tmp_path):
     assert port_is_free(port) and not any(map(alive, gone))  # at once, not eventually
     if how == "supervisor killed":
         supervise.send([p for p in pids if alive(p)], signal.SIGKILL)
-        shm.unlink()
-    assert not shm.exists()
+        for path in files.paths[:2]:
+            path.unlink()
+    assert not files.exist()
 
 
 BRIEF = """
@@ -487,12 +485,12 @@ def test_nothing_is_left_when_the_flow_gets(number, handler, to_group, tmp_path)
     code = PARENT.format(flows=str(HERE.parent / "flows"), tests=str(HERE), logs=str(tmp_path), handler=handler)
     parent = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, process_group=0)
     url = parent.stdout.readline().strip()
-    *pids, shm = wait_for_children(tmp_path / "fake-100k-1.log")
+    *pids, files = wait_for_children(tmp_path / "fake-100k-1.log")
     (os.killpg if to_group else os.kill)(parent.pid, number)
     parent.communicate(timeout=20)
     assert parent.returncode != 0
     port = httpx.URL(url).port
-    assert eventually(lambda: port_is_free(port) and not any(map(alive, pids)) and not shm.exists(), 5)
+    assert eventually(lambda: port_is_free(port) and not any(map(alive, pids)) and not files.exist(), 5)
 
 
 def test_an_engine_can_be_stopped_while_it_starts(tmp_path):
@@ -508,6 +506,17 @@ def test_an_engine_can_be_stopped_while_it_starts(tmp_path):
     running.stop()
     waiter.join(5)
     assert not waiter.is_alive() and running.exit_status() is not None
+
+
+def test_sockets_of_an_engine_have_short_paths_wherever_temporary_files_are(tmp_path, monkeypatch):
+    for folder, expected in ((tmp_path / ("x" * 60), "/tmp"), (Path("/tmp"), "/tmp")):
+        folder.mkdir(exist_ok=True)
+        monkeypatch.setattr(tempfile, "tempdir", str(folder))
+        made = launch.scratch_folder()
+        made.rmdir()
+        assert str(made.parent) == expected and launch.scratch_settings(made)["TMPDIR"] == str(made)
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "/elsewhere")
+    assert launch.scratch_settings(made)["TORCHINDUCTOR_CACHE_DIR"] == "/elsewhere"  # not compiled anew at every start
 
 
 def test_shared_memory_of_others_stays(tmp_path):

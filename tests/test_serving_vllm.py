@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -50,6 +51,14 @@ def tiny_folder(tmp_path_factory):
     return tiny_model.make(
         tmp_path_factory.mktemp("tiny") / "model", spread=0.1
     )  # wide enough that greedy text is not one token again and again
+
+
+@pytest.fixture
+def scratch(monkeypatch):
+    """A short temporary folder of this test's own (the path of a socket has a limit)."""
+    with tempfile.TemporaryDirectory() as folder:
+        monkeypatch.setattr(tempfile, "tempdir", folder)
+        yield Path(folder)
 
 
 def ask(endpoint, method, *args, **kwargs):
@@ -166,15 +175,17 @@ def nothing_lives(pids, port):
     ],
     ids=["worker killed", "core killed", "worker stopped"],
 )
-def test_a_broken_engine_is_found_and_cleared_away(tiny_folder, tmp_path, title, number, failure):
+def test_a_broken_engine_is_found_and_cleared_away(tiny_folder, tmp_path, scratch, title, number, failure):
     shared = set(os.listdir("/dev/shm"))
     others = set(supervise.members(os.getpid()))
     with serve(tiny(tiny_folder), Engine(start_timeout=300.0, stall_timeout=8.0), tmp_path, seed=1, device="cpu") as endpoint:
         pids = set(supervise.members(os.getpid())) - others
+        assert list(scratch.glob("engine-*/*"))  # sockets
         os.kill(next(pid for pid in processes(title) if pid in pids), number)
         with pytest.raises(failure):
             ask(endpoint, "complete", [PROMPT], 4, 200, Sampling())
     assert nothing_lives(pids, httpx.URL(endpoint.base_url).port) and set(os.listdir("/dev/shm")) <= shared
+    assert not list(scratch.glob("engine-*"))
 
 
 PARENT = """
@@ -191,16 +202,19 @@ with serve(tiny(Path({folder!r})), Engine(start_timeout=300.0), Path({logs!r}), 
 
 
 @pytest.mark.slow
-def test_nothing_is_left_when_the_flow_is_killed(tiny_folder, tmp_path):
+def test_nothing_is_left_when_the_flow_is_killed(tiny_folder, tmp_path, scratch):
     shared = set(os.listdir("/dev/shm"))
     code = PARENT.format(flows=str(HERE.parent / "flows"), tests=str(HERE), folder=str(tiny_folder), logs=str(tmp_path))
-    parent = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    environment = {**os.environ, "TMPDIR": str(scratch)}
+    parent = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, env=environment)
     port = httpx.URL(parent.stdout.readline().strip()).port
     pids = supervise.members(parent.pid)
     assert len(pids) >= 4  # supervisor, server, core, worker
+    assert list(scratch.glob("engine-*/*"))
     parent.kill()
     parent.wait()
     end = time.monotonic() + 15
     while not nothing_lives(pids, port) and time.monotonic() < end:
         time.sleep(0.1)
     assert nothing_lives(pids, port) and set(os.listdir("/dev/shm")) <= shared
+    assert not list(scratch.glob("engine-*"))

@@ -10,6 +10,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
@@ -76,6 +77,18 @@ def inherited_environment(executable: str) -> dict[str, str]:
     if "/" in executable:
         kept["PATH"] = os.pathsep.join(filter(None, (str(Path(executable).absolute().parent), kept.get("PATH"))))
     return kept
+
+
+def scratch_folder() -> Path:
+    """A new folder for one engine's temporary files: vLLM leaves a dozen sockets and files behind even when it ends well."""
+    # a Unix socket's path has at most 107 characters, and vLLM's names have 36
+    return Path(tempfile.mkdtemp(prefix="engine-", dir=None if len(tempfile.gettempdir()) <= 50 else "/tmp"))
+
+
+def scratch_settings(folder: Path) -> dict[str, str]:
+    """Environment variables that keep an engine's temporary files in its folder, and what torch compiles in one for all."""
+    compiled = os.environ.get("TORCHINDUCTOR_CACHE_DIR", str(Path(tempfile.gettempdir(), f"torchinductor_{os.getuid()}")))
+    return {"TMPDIR": str(folder), "TORCHINDUCTOR_CACHE_DIR": compiled}
 
 
 def reserve_port() -> socket.socket:

@@ -1,14 +1,16 @@
 """Starts, watches and stops one vLLM server for one model; nothing of it is left afterwards.
 
 Why: engines answer 200 while their core is dead, hang without an error, and outlive the flow that started them. So: ready = a real
-completion came back; alive = tokens advance while requests wait; the end = no process, no port, no shared memory, also when the flow
-is killed (see `supervise`). What it does not do: no restart (that is the caller's policy: `with serve(...)` again, after EngineFailure).
+completion came back; alive = tokens advance while requests wait; the end = no process, port, shared memory or temporary file, also when
+the flow is killed (see `supervise`).
+What it does not do: no restart (that is the caller's policy: `with serve(...)` again, after EngineFailure).
 """
 
 import functools
 import os
 import re
 import shlex
+import shutil
 import socket
 import ssl
 import subprocess
@@ -35,6 +37,8 @@ from thinkscale.launch import (
     inherited_environment,
     is_free,
     reserve_port,
+    scratch_folder,
+    scratch_settings,
 )
 from thinkscale.loading import hidden
 
@@ -91,6 +95,7 @@ class Running:
         self.by_hand = ""
         self._process: subprocess.Popen[bytes] | None = None
         self._port: socket.socket | None = None
+        self._scratch: Path | None = None
         self._gpu_memory: int | None = None
         self._watcher: threading.Thread | None = None
         self._ending = threading.Event()
@@ -106,9 +111,11 @@ class Running:
         command = engine_command(self.model, self.engine, self.device, port, seed)
         settings = engine_settings(self.model, self.device, self.key)
         self.by_hand = shlex.join(["env", *(hidden(f"{k}={v}") for k, v in settings.items()), *command])
-        supervisor = [sys.executable, "-I", "-S", supervise.__file__, "--grace", str(GRACE), "--parent", str(os.getpid()), "--"]
         log_dir.mkdir(parents=True, exist_ok=True)
         self.log, file = _new_log(log_dir, self.model.name)
+        self._scratch = scratch_folder()
+        supervisor = [sys.executable, "-I", "-S", supervise.__file__, "--grace", str(GRACE), "--parent", str(os.getpid())]
+        supervisor += ["--scratch", str(self._scratch), "--"]
         with file:
             file.write(f"$ {self.by_hand}\n".encode())
             file.flush()
@@ -117,7 +124,7 @@ class Running:
                 stdin=subprocess.PIPE,  # held open as long as we live: its end is the supervisor's signal
                 stdout=file,
                 stderr=subprocess.STDOUT,
-                env={**inherited_environment(command[0]), **settings},
+                env={**inherited_environment(command[0]), **scratch_settings(self._scratch), **settings},
                 start_new_session=True,  # Ctrl-C reaches us alone, and what it starts can be found by session
             )
 
@@ -158,7 +165,7 @@ class Running:
         return self._process.returncode if self._process.returncode is not None else 255
 
     def stop(self) -> None:
-        """End the engine: processes, port, shared memory, GPU memory. Safe to call twice and from any state."""
+        """End the engine: processes, port, shared memory, temporary files, GPU memory. Safe to call twice and from any state."""
         self._ending.set()
         if self._watcher is not None and self._watcher is not threading.current_thread():
             self._watcher.join(GRACE / 4)  # it looks at the metrics a last time
@@ -169,6 +176,8 @@ class Running:
             self._watcher.join(GRACE)
         self._process.wait()
         self._stopped = True
+        if self._scratch is not None:
+            shutil.rmtree(self._scratch, ignore_errors=True)  # should the supervisor have been killed
         if self._port is not None:
             address = self._port.getsockname()
             self._port.close()

@@ -1,4 +1,4 @@
-"""Runs one command and sees to it that nothing of it outlives its parent: no process, no shared memory.
+"""Runs one command and sees to it that nothing of it outlives its parent: no process, no shared memory, no temporary file.
 
 Why: a flow that is killed with SIGKILL runs no `finally`, and an engine left behind holds a GPU for days. So the parent holds our
 standard input open; when that closes (or on SIGTERM, or when our parent changes) the command and all that it started is stopped:
@@ -6,7 +6,7 @@ SIGTERM, a grace, SIGKILL until nobody is left. Children that leave their proces
 process is their subreaper and, started in a session of its own, knows them by session. Linux; standard library alone, to start at once.
 What it does not do: no restart, no judgement whether the command works.
 
-    python supervise.py [--grace SECONDS] [--parent PID] -- COMMAND ...
+    python supervise.py [--grace SECONDS] [--parent PID] [--scratch FOLDER] -- COMMAND ...
 
 Exit status: the command's own, 128 + n if signal n ended it, 143 if it was stopped from here.
 """
@@ -16,6 +16,7 @@ import ctypes
 import os
 import re
 import select
+import shutil
 import signal
 import sys
 import time
@@ -195,8 +196,8 @@ def reap() -> dict[int, int]:
         ended[pid] = code if code >= 0 else 128 - code
 
 
-def supervise(command: list[str], grace: float, parent: int | None) -> int:
-    """Run the command until it ends or has to be stopped; returns the exit status."""
+def supervise(command: list[str], grace: float, parent: int | None, scratch: str | None = None) -> int:
+    """Run the command until it ends or has to be stopped, then remove its folder for temporary files; returns the exit status."""
     asked: list[int] = []
     wake_read, wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
     signal.set_wakeup_fd(wake_write, warn_on_full_buffer=False)
@@ -225,6 +226,8 @@ def supervise(command: list[str], grace: float, parent: int | None) -> int:
             os.read(wake_read, 4096)
     left = stop(os.getpid(), main, grace, watch)
     removed = watch.remove()
+    if scratch is not None:
+        shutil.rmtree(scratch, ignore_errors=True)
     _say(
         reason
         + (f"; processes {left} cannot be killed" if left else "; no process left")
@@ -246,9 +249,10 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="Run a command; stop it and all that it started when our standard input closes.")
     parser.add_argument("--grace", type=float, default=10.0, help="seconds between SIGTERM and SIGKILL")
     parser.add_argument("--parent", type=int, help="stop as well when this is no longer our parent process")
+    parser.add_argument("--scratch", help="folder that the command alone uses; removed after it")
     parser.add_argument("command", nargs="+", help="put -- before it")
     arguments = parser.parse_args()
-    return supervise(arguments.command, arguments.grace, arguments.parent)
+    return supervise(arguments.command, arguments.grace, arguments.parent, arguments.scratch)
 
 
 if __name__ == "__main__":
