@@ -26,7 +26,8 @@ def tables(world, draws=200, change=None):
 def points(*rows):
     columns = ("model", "params", "thinking_budget", "metric", "k")
     same = {"prompt": "question", "route": "cut", "sampling": "temperature=1,top_p=1,top_k=-1,min_p=0"}
-    return pd.DataFrame([{**same, **dict(zip(columns, row, strict=True))} for row in rows])
+    frame = pd.DataFrame([{**same, **dict(zip(columns, row, strict=True))} for row in rows])
+    return frame.assign(thinking_level=frame["thinking_budget"])
 
 
 def led(frame, about=None):

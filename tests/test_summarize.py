@@ -52,8 +52,8 @@ GOLDEN = {
 
 
 def test_a_setting_is_named_alike_whether_its_table_has_gaps_or_not() -> None:
-    assert setting_name("m", 16.0, "maj@k", 4.0) == setting_name("m", 16, "maj@k", 4) == "m budget=16 maj@4"
-    assert setting_name("m", 1_048_576.0, "pass@k", 1.0) == "m budget=1048576"
+    assert setting_name("m", "cut", 16.0, "maj@k", 4.0) == setting_name("m", "cut", 16, "maj@k", 4) == "m budget=16 maj@4"
+    assert setting_name("m", "cut", 1_048_576.0, "pass@k", 1.0) == "m budget=1048576"
 
 
 def test_the_golden_summary_does_not_move() -> None:

@@ -8,7 +8,7 @@ import made
 from thinkscale import schema
 from thinkscale.advice import cheapest_ways
 from thinkscale.boards import boards
-from thinkscale.measure import setting_name
+from thinkscale.measure import SETTING, setting_name
 from thinkscale.summarize import deployable, summarize
 from thinkscale.targets import targets
 
@@ -28,7 +28,7 @@ def test_the_cheapest_and_its_shares_are_those_of_a_loop_over_settings_and_draws
     table, found = table_of(WORLD)
     for board in found:
         mine = table[(table["slice"] == board.slice) & (table["axis"] == "kv_bytes")]
-        names = [setting_name(*p) for p in board.points[["model", "thinking_budget", "metric", "k"]].itertuples(index=False)]
+        names = [setting_name(*p) for p in board.points[list(SETTING)].itertuples(index=False)]
         cost, model = board.points["cost_kv_bytes"].tolist(), board.points["model"].tolist()
 
         def cheapest(accuracy, target, cost=cost):
@@ -42,7 +42,7 @@ def test_the_cheapest_and_its_shares_are_those_of_a_loop_over_settings_and_draws
             if best is None:
                 assert pd.isna(row["model"]) and pd.isna(row["cost"]) and pd.isna(row["share_cheapest"])
                 continue
-            assert setting_name(row["model"], int(row["thinking_budget"]), row["metric"], int(row["k"])) == names[best]
+            assert row["setting"] == setting_name(*(row[c] for c in SETTING)) == names[best]
             assert row["cost"] == cost[best] and row["low"] <= row["value"] <= row["high"] and row["value"] >= row["target"]
             assert row["share_cheapest"] == pytest.approx(np.mean([e == best for e in each]))
             assert row["share_model"] == pytest.approx(np.mean([e is not None and model[e] == model[best] for e in each]))

@@ -14,9 +14,9 @@ from thinkscale import schema
 from thinkscale.axes import AXES
 from thinkscale.coverage import CHOSEN
 from thinkscale.findings import Finding, told_apart
-from thinkscale.measure import setting_name
+from thinkscale.measure import setting_name, thinking_name
 from thinkscale.regions import SURE
-from thinkscale.routes import is_greedy
+from thinkscale.routes import is_greedy, way
 
 HALF = 0.5
 WORTH_SAYING = 0.02
@@ -46,10 +46,10 @@ def worth_buying(table: pd.DataFrame) -> list[Finding]:
         table: from `purchase.purchases`.
     """
     told = table[(table["slice"] == "all") & (table["k"] == 1) & table["share_best"].notna()]
-    told = told[~told["sampling"].map(is_greedy).astype(bool)]
+    told = told[~told["sampling"].map(is_greedy).astype(bool)].assign(way=told["route"].map(way))
     said = []
-    for _, rows in told.groupby(["benchmark", "prompt", "route"], sort=True):
-        rows = rows[rows["thinking_budget"] == rows["thinking_budget"].min()]
+    for _, rows in told.groupby(["benchmark", "prompt", "way"], sort=True):
+        rows = rows[rows["thinking_level"] == rows["thinking_level"].min()]
         near, far = [], []
         for _, start in rows.groupby(["params", "model", "cell_id"], sort=True):
             axes = {(str(reach), str(axis)): steps for (reach, axis), steps in start.groupby(["reach", "axis"])}
@@ -62,7 +62,7 @@ def worth_buying(table: pd.DataFrame) -> list[Finding]:
             for run in _runs(list(zip(starts, keys, strict=True)), keys):
                 if starts is near or run[0][1][1]:
                     found = _purchase(run[0][0], str(run[-1][0]["flops"]["model"].iloc[0]))
-                    said.append(found._replace(text=told_apart(rows.iloc[0], told) + found.text))
+                    said.append(found._replace(text=told_apart(rows.iloc[0], told, "way") + found.text))
     return said
 
 
@@ -94,9 +94,14 @@ def _purchase(axes: dict[str, pd.DataFrame], last: str) -> Finding:
     elif advice.sure:
         told = f"{advice.what} is the best {'next ' if row['reach'] == 'next' else ''}purchase (in {advice.share:.1%} of draws)"
     whom = row["model"] if row["model"] == last else f"{row['model']} to {last}"
-    ends = {"bigger": row["to_model"], "think longer": f"budget={row['to_thinking_budget']:.0f}", "sample more": f"maj@{row['to_k']:.0f}"}
+    ends = {
+        "bigger": row["to_model"],
+        "think longer": thinking_name(row["to_route"], row["to_thinking_budget"]),
+        "sample more": f"maj@{row['to_k']:.0f}",
+    }
     looking = "" if row["reach"] == "next" else ", looking further along each route"
-    text = f"{row['benchmark']}, one answer of {whom} at budget {row['thinking_budget']}{looking}: {told}; from {row['model']} on to "
+    at = thinking_name(row["route"], row["thinking_budget"]).replace("=", " ")
+    text = f"{row['benchmark']}, one answer of {whom} at {at}{looking}: {told}; from {row['model']} on to "
     text += f"{ends[row['bought']]} {_points(row['gain'], row['low'], row['high'])} for {row['cost_ratio']:.3g} × the FLOPs"
     others = {axis: _advice(axes[axis]) for axis in AXES if axis in axes}
     turned = [f"{other.what} by {AXES[axis]}" for axis, other in others.items() if advice.sure and other.sure and other.what != advice.what]
@@ -128,7 +133,7 @@ def _unreached(benchmark: str, row: dict[Hashable, Any]) -> Finding:
 
 
 def _cheapest(row: dict[Hashable, Any], others: dict[str, dict[Hashable, Any]]) -> Finding:
-    name = setting_name(*(row[c] for c in ("model", "thinking_budget", "metric", "k")))
+    name = row["setting"]
     text = f"{row['benchmark']}: {row['target']:.0%} right costs least with {name} "
     text += f"({row['value']:.1%} [{row['low']:.1%}, {row['high']:.1%}]), {row['cost']:.3g} FLOPs per problem "
     text += f"[{row['cost_low']:.3g}, {row['cost_high']:.3g}]; it is the cheapest in {row['share_cheapest']:.1%} of draws, "
@@ -173,7 +178,7 @@ def _split(benchmark: str, of: tuple[dict[Hashable, Any], dict[Hashable, Any]], 
     """The sentence of a run of sizes. `of` its smallest: the rows of one sample's cost, and of the largest budget."""
     one, most = of
     whom = one["model"] if one["model"] == last else f"{one['model']} to {last}"
-    best, much = (setting_name(row["model"], row["thinking_budget"], "maj@k", row["k"]) for row in of)
+    best, much = (row["setting"] for row in of)
     text = f"{benchmark}, {whom}, for the tokens of one sample at the largest thinking budget: {_votes(one['share_votes'])} "
     text += f"(several in {one['share_votes']:.1%} of draws; {best} "
     text += f"{one['held_out']:.1%} [{one['held_out_low']:.1%}, {one['held_out_high']:.1%}]); for {most['longest']:.3g} times as many "
@@ -204,10 +209,10 @@ def beyond_samples(table: pd.DataFrame) -> list[Finding]:
 
 
 def _beyond(now: dict[Hashable, Any], then: dict[Hashable, Any], left_out: list[dict[Hashable, Any]]) -> Finding:
-    text = f"{now['benchmark']}, {setting_name(now['model'], now['thinking_budget'], 'pass@k', 1)}: {now['observed']:.1%} of the problems "
-    text += f"are solved at least once in {now['k']} samples; in {then['k']} it would be {then['value']:.1%} [{then['low']:.1%}, "
-    text += f"{then['high']:.1%}], by a beta-binomial{' with problems beyond the model' if then['zero'] > 0 else ''} (an oracle's bound: "
-    text += "somebody must know which is right)"
+    text = f"{now['benchmark']}, {setting_name(now['model'], now['route'], now['thinking_budget'], 'pass@k', 1)}: "
+    text += f"{now['observed']:.1%} of the problems are solved at least once in {now['k']} samples; in {then['k']} it would be "
+    text += f"{then['value']:.1%} [{then['low']:.1%}, {then['high']:.1%}], by a beta-binomial"
+    text += f"{' with problems beyond the model' if then['zero'] > 0 else ''} (an oracle's bound: somebody must know which is right)"
     for row in left_out:
         if row["outcome"] == "forecast":
             text += f"; fitted to {row['num_samples']} samples it missed the other {row['k']}'s {row['observed']:.1%} by "

@@ -114,6 +114,13 @@ POINT = (
     Column("k", pa.int32(), "Samples that the estimate pretends to have."),
 )
 
+LEVEL = Column(
+    "thinking_level",
+    pa.float64(),
+    "Orders settings by the thinking asked for: `thinking_budget`; of a level of `effort`, which has no number, the mean of thinking "
+    "tokens at that level over the models of the benchmark.",
+)
+
 AXIS = Column(
     "axis",
     pa.string(),

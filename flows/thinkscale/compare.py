@@ -17,13 +17,13 @@ from thinkscale import inference, schema
 from thinkscale.axes import known_axes
 from thinkscale.config import Claim, PointRef
 from thinkscale.inference import Floats, Interval, Pools, Resampling
-from thinkscale.measure import Cell, Point, measure, setting_name, slice_name, slices
+from thinkscale.measure import Cell, Point, measure, setting_names, slice_name, slices
 from thinkscale.routes import is_greedy
 from thinkscale.summarize import deployable, typed
 
 _ROUNDING = 1e-12
 _CHUNK = 1000  # pairs at once: 1,000 × 1,000 draws are 8 MB
-_SHOWN = ("cell_id", "model", "params", "thinking_budget", "metric", "k", "cost_flops", "cost_tokens")
+_SHOWN = ("cell_id", "model", "params", "route", "thinking_budget", "metric", "k", "cost_flops", "cost_tokens")
 _DIFFERENCE = (-1.0, 1.0)
 ROUTES = ("think longer", "sample more", "both")
 HEADLINE_ROWS = 12
@@ -45,9 +45,9 @@ class _Pairs(NamedTuple):
 def compare(graded: pd.DataFrame, summary: pd.DataFrame, draws: int = 1000, seed: int = 0, axis: str = "flops") -> pd.DataFrame:
     """The comparison table (`schema.COMPARISON`).
 
-    One row per benchmark, slice and pair: a smaller model with a larger thinking budget or more samples (and neither smaller), against a
-    bigger model that costs at least as much per problem. Metrics that need no oracle: pass@1 and maj@k. Values and differences are over
-    the problems that both sides answered; costs are the summary's.
+    One row per benchmark, slice and pair: a smaller model that is asked to think more (`thinking_level`) or has more samples (and neither
+    smaller), against a bigger model that costs at least as much per problem. Metrics that need no oracle: pass@1 and maj@k. Values and
+    differences are over the problems that both sides answered; costs are the summary's.
 
     Args:
         graded: one row per answer.
@@ -78,8 +78,8 @@ def _paid(points: pd.DataFrame, axis: str) -> pd.DataFrame:
 
 
 def _pairs(points: pd.DataFrame) -> _Pairs:
-    params, budget, k, cost = (points[c].to_numpy()[:, None] for c in ("params", "thinking_budget", "k", "paid"))
-    more = (budget >= budget.T) & (k >= k.T) & ((budget > budget.T) | (k > k.T))
+    params, level, k, cost = (points[c].to_numpy()[:, None] for c in ("params", "thinking_level", "k", "paid"))
+    more = (level >= level.T) & (k >= k.T) & ((level > level.T) | (k > k.T))
     prompt, greedy = points["prompt"].astype(str).to_numpy()[:, None], _greedy(points).to_numpy()[:, None]
     alike = (prompt == prompt.T) & (greedy == greedy.T)  # samplings may be each model's own, but greedy is another law
     return _Pairs(*np.nonzero((params < params.T) & more & (cost <= cost.T) & alike))
@@ -136,7 +136,7 @@ def _columns(points: pd.DataFrame, pairs: _Pairs, values: tuple[Floats, Floats],
     small, big = (points.iloc[rows].reset_index(drop=True) for rows in pairs)
     sides = [side[list(_SHOWN)].add_prefix(word) for side, word in ((small, "small_"), (big, "big_"))]
     difference = np.round(values[0] - values[1], 12)
-    longer, more = small["thinking_budget"] > big["thinking_budget"], small["k"] > big["k"]
+    longer, more = small["thinking_level"] > big["thinking_level"], small["k"] > big["k"]
     return pd.concat([small[["benchmark", "skill", "slice"]], *sides], axis=1).assign(
         small_value=values[0],
         big_value=values[1],
@@ -251,14 +251,14 @@ def headline(
     pools = Pools(draws, seed)
     rows: list[dict[str, Any]] = []
     for benchmark, points in deployable(summary[summary["slice"] == "all"]).groupby("benchmark", sort=True):
-        points = points.reset_index(drop=True)
+        points = points.reset_index(drop=True).assign(setting=setting_names)
         single = points[(points["k"] == 1) & (points["params"] == points["params"].max())]
-        reference = int(single.assign(greedy=_greedy(single)).sort_values(["greedy", "thinking_budget", "cost_flops"]).index[0])
+        reference = int(single.assign(greedy=_greedy(single)).sort_values(["greedy", "thinking_level", "cost_flops"]).index[0])
         for axis in axes:
             points = _paid(points, axis)
             pairs = _pairs(points)
             candidates = points.loc[pairs.small[pairs.big == reference]]
-            longer, more = candidates["thinking_budget"] > points.loc[reference, "thinking_budget"], candidates["k"] > 1
+            longer, more = candidates["thinking_level"] > points.loc[reference, "thinking_level"], candidates["k"] > 1
             for route, mine in (("think longer", ~more), ("sample more", ~longer), ("both", longer & more), ("any", longer | more)):
                 row = _crossfit(points.loc[[reference]], candidates[mine].sort_values("paid"), cells, pools, seed)
                 rows.append({"benchmark": benchmark, "route": route, "axis": axis, **row})
@@ -267,7 +267,7 @@ def headline(
 
 def _crossfit(reference: pd.DataFrame, fits: pd.DataFrame, cells: dict[str, Cell], pools: Pools, seed: int) -> dict[str, Any]:
     row: dict[str, Any] = {
-        **{"skill": reference["skill"].iloc[0], "big": _setting(reference), "big_value": reference["value"].iloc[0]},
+        **{"skill": reference["skill"].iloc[0], "big": reference["setting"].iloc[0], "big_value": reference["value"].iloc[0]},
         **{"small": "", "small_value": np.nan},
         **{"cost_ratio": np.nan, "difference": np.nan, "low": np.nan, "high": np.nan, "num_problems": 0, "winner": _NONE},
     }
@@ -288,14 +288,9 @@ def _crossfit(reference: pd.DataFrame, fits: pd.DataFrame, cells: dict[str, Cell
     winner = "smaller, thinking more" if low > 0 else "bigger" if high < 0 else "no difference shown"
     share = half.mean() * np.array([0, 1]) + (~half).mean() * np.array([1, 0])
     ratio = float(fits["paid"].to_numpy()[chosen] @ share / reference["paid"].iloc[0])
-    names = " or\n".join(dict.fromkeys(_setting(fits.iloc[[c]]) for c in chosen))
+    names = " or\n".join(dict.fromkeys(fits["setting"].iloc[c] for c in chosen))
     row |= {"small": names, "small_value": small.mean(), "big_value": big.mean(), "cost_ratio": ratio}
     return row | {"difference": (small - big).mean(), "low": low, "high": high, "num_problems": len(problems), "winner": winner}
-
-
-def _setting(point: pd.DataFrame) -> str:
-    ((model, budget, metric, k),) = point[["model", "thinking_budget", "metric", "k"]].itertuples(index=False)
-    return setting_name(model, budget, metric, k)
 
 
 def comparison_table(best: pd.DataFrame) -> Table:

@@ -6,11 +6,12 @@ What it does not do: compute any value (see `purchase`, `targets`, `split`).
 
 import pyarrow as pa
 
-from thinkscale.columns import AXIS, POINT, Column, Table
+from thinkscale.columns import AXIS, LEVEL, POINT, Column, Table
 
 _POINT = {c.name: c for c in POINT}
 _SETTING = (
     ("model", pa.string(), "model"),
+    ("route", pa.string(), "way of thinking"),
     ("thinking_budget", pa.int32(), "thinking budget"),
     ("metric", pa.string(), "metric"),
     ("k", pa.int32(), "samples"),
@@ -31,9 +32,14 @@ PURCHASE = Table(
     (
         Column("cell_id", pa.string(), "Hash of trace set and thinking budget: where the step starts."),
         *(_POINT[name] for name in ("model", "params", "benchmark", "skill", "slice", "prompt", "route", "sampling", "thinking_budget")),
+        LEVEL,
         Column("metric", pa.string(), "`pass@k` at k = 1, or `maj@k`."),
         Column("k", pa.int32(), "Samples at the start."),
-        Column("bought", pa.string(), "`bigger` (next size), `think longer` (about twice the budget), `sample more` (2k; from 1 to 4)."),
+        Column(
+            "bought",
+            pa.string(),
+            "`bigger` (next size), `think longer` (about twice the budget, or level), `sample more` (2k; from 1 to 4).",
+        ),
         Column(
             "reach",
             pa.string(),
@@ -42,6 +48,7 @@ PURCHASE = Table(
         AXIS,
         Column("to_cell_id", pa.string(), "Cell where the step ends."),
         Column("to_model", pa.string(), "Its model."),
+        Column("to_route", pa.string(), "Its way of thinking: another one where a level of `effort` is bought."),
         Column("to_thinking_budget", pa.int32(), "Its thinking budget."),
         Column("to_metric", pa.string(), "Metric there."),
         Column("to_k", pa.int32(), "Samples there."),
@@ -80,6 +87,7 @@ TARGETS = Table(
         AXIS,
         Column("target", pa.float64(), "The accuracy wanted; only those above guessing have rows."),
         Column("cell_id", pa.string(), "Cell of the cheapest setting at the target or above; null: nobody reaches it.", nullable=True),
+        Column("setting", pa.string(), "In words; empty: nobody reaches it."),
         *(Column(name, type_, f"Its {text}.", nullable=True) for name, type_, text in _SETTING),
         Column("value", pa.float64(), "Its accuracy.", nullable=True),
         *_ends("{}", "its accuracy's", True),
@@ -108,7 +116,9 @@ SPLIT = Table(
     "one row per benchmark, slice, model, axis of cost and budget: the best thinking budget and number of votes that it buys",
     ("benchmark", "slice", "model", "prompt", "route", "sampling", "axis", "budget"),
     (
-        *(_POINT[name] for name in ("model", "params", "benchmark", "skill", "slice", "prompt", "route", "sampling")),
+        *(_POINT[name] for name in ("model", "params", "benchmark", "skill", "slice", "prompt")),
+        Column("route", pa.string(), "How thinking is spent; `effort`: at any of its levels."),
+        _POINT["sampling"],
         Column("axis", pa.string(), "What is budgeted: `tokens` (completion) or `flops`, per problem."),
         Column("budget", pa.float64(), "So much of it at most."),
         Column(
@@ -116,7 +126,8 @@ SPLIT = Table(
             pa.float64(),
             "`budget` over the cost of one sample at the largest thinking budget; at 1 one thought may have it all.",
         ),
-        Column("thinking_budget", pa.int32(), "Thinking budget of the best split in the data; of level ones the cheapest."),
+        Column("setting", pa.string(), "The best split in the data, in words; of level ones the cheapest."),
+        Column("thinking_budget", pa.int32(), "Its thinking budget; of a level of `effort` its `thinking_level`, rounded."),
         Column("k", pa.int32(), "Its votes; 1: one sample."),
         Column("cost", pa.float64(), "What it costs."),
         Column("value", pa.float64(), "Its accuracy on the problems that chose it: too good where many settings are about equal."),

@@ -19,14 +19,16 @@ import pandas as pd
 from thinkscale.axes import COUNTED
 from thinkscale.inference import Floats, Pools, Resampling
 from thinkscale.measure import Cell, Point, measure, shared, slices
+from thinkscale.routes import way
 
+_KEY = ("benchmark", "slice", "route", "metric", "thinking_budget", "prompt", "thinking_route", "sampling")
 COLUMNS = (
-    *("benchmark", "skill", "slice", "route", "metric", "thinking_budget", "small_model", "small_params", "big_model", "big_params"),
+    *(*_KEY, "skill", "small_model", "small_params", "big_model", "big_params"),
     *("big_x", "level", "small_x", "eta", "low", "high", "least", "most", "share_never", "share_already", "num_problems"),
     *(f"break_even_{axis}" for axis in COUNTED),
     "cheaper",
 )
-RATES = ("benchmark", "slice", "route", "metric", "thinking_budget", "skill", "sizes", "num_problems", "eta", "low", "high", "r2")
+RATES = (*_KEY, "skill", "sizes", "num_problems", "eta", "low", "high", "r2")
 _KEPT = ("chance", *(f"cost_{axis}" for axis in COUNTED))
 _Costs = dict[tuple[Any, ...], tuple[Any, ...]]
 _ROUNDING = 1e-12
@@ -49,9 +51,10 @@ class Curve(NamedTuple):
 def exchange_rates(graded: pd.DataFrame, summary: pd.DataFrame, draws: int = 1000, seed: int | str = 0) -> pd.DataFrame:
     """A row (`COLUMNS`) for each pair of neighbouring sizes, route and setting of the bigger model that is above chance.
 
-    Route `think longer`: single answers, x is completion tokens over the thinking budgets. Route `sample more`: pass@k (an oracle's bound)
-    and maj@k, x is k, at each thinking budget. `level` is the bigger model's accuracy at `big_x`; `small_x` is where the smaller one
-    first reaches it, between settings along a straight line in log x. eta is log2(small_x / big_x) / log2(big_params / small_params).
+    Route `think longer`: single answers, x is completion tokens over the thinking budgets, or over the levels of effort. Route `sample
+    more`: pass@k (an oracle's bound) and maj@k, x is k, at each of them. `level` is the bigger model's accuracy at `big_x`; `small_x` is
+    where the smaller one first reaches it, between settings along a straight line in log x. eta is log2(small_x / big_x) /
+    log2(big_params / small_params).
 
     Args:
         graded: one row per answer.
@@ -64,12 +67,12 @@ def exchange_rates(graded: pd.DataFrame, summary: pd.DataFrame, draws: int = 100
         curves.sort(key=lambda c: (c.facts["params"], c.facts["model"]))
         for small, big in pairwise(curves):
             if small.facts["params"] < big.facts["params"]:
-                rows += [{**key.facts, **row} for row in _pair(small, big, key, pools)]
+                rows += [{**key._asdict(), **row} for row in _pair(small, big, key, pools)]
     return pd.DataFrame(rows, columns=list(COLUMNS)).reset_index(drop=True)
 
 
 def overall_rate(graded: pd.DataFrame, summary: pd.DataFrame, draws: int = 1000, seed: int | str = 0) -> pd.DataFrame:
-    """One eta per benchmark, slice, route, metric and budget over all sizes: from the plane logit(accuracy) = a + b log2 N + c log2 x.
+    """One eta of each of what `exchange_rates` compares over all sizes: from the plane logit(accuracy) = a + b log2 N + c log2 x.
 
     eta = b / c, with the fit inside the bootstrap; a description where the plane fits (`r2`), a mean over unlike places where it does not.
     Settings in which no or every problem is right hold no slope; accuracies are kept half a problem away from 0 and 1. Slices that the
@@ -94,7 +97,7 @@ def overall_rate(graded: pd.DataFrame, summary: pd.DataFrame, draws: int = 1000,
         residual = fits[0] - plane @ (solve @ fits[0])
         r2 = np.nan if flat else 1 - residual.var() / max(fits[0].var(), _ROUNDING)
         facts = {"skill": curves[0].facts["skill"], "sizes": len(curves), "num_problems": len(problems)}
-        rows.append({**key.facts, **facts, "eta": eta[0], "low": low, "high": high, "r2": r2})
+        rows.append({**key._asdict(), **facts, "eta": eta[0], "low": low, "high": high, "r2": r2})
     return pd.DataFrame(rows, columns=list(RATES))
 
 
@@ -107,33 +110,30 @@ class _Key(NamedTuple):
     metric: str
     thinking_budget: int | None
     """None where the route runs over the budgets."""
-    conditions: str
-    """Prompt, route and sampling of the traces."""
-
-    @property
-    def facts(self) -> dict[str, Any]:
-        """The columns of the tables."""
-        return {name: value for name, value in self._asdict().items() if name != "conditions"}
+    prompt: str
+    thinking_route: str
+    """How thinking is spent, the column `route` elsewhere; `effort` where the route runs over its levels."""
+    sampling: str
 
 
 def _curves(graded: pd.DataFrame, summary: pd.DataFrame, seed: int | str) -> dict[_Key, list[Curve]]:
     costs = {row[:4]: row[4:] for row in summary[["cell_id", "slice", "metric", "k", *_KEPT]].itertuples(index=False, name=None)}
-    longer: dict[tuple[Any, ...], list[tuple[Cell, str]]] = {}
+    longer: dict[tuple[Any, ...], list[Cell]] = {}
     curves: dict[_Key, list[Curve]] = {}
     wanted = set(summary["slice"])
     for cell, slice_ in slices(measure(graded, seed=seed)):
         if slice_.name not in wanted:
             continue
         part = Cell(cell.facts, cell.problems[slice_.rows].reset_index(drop=True), cell.points, cell.estimates[slice_.rows])
-        conditions = " ".join(str(cell.facts[c]) for c in ("prompt", "route", "sampling"))
-        longer.setdefault((cell.facts["benchmark"], slice_.name, conditions, cell.facts["model"]), []).append((part, slice_.name))
+        benchmark, prompt, route, sampling = (str(cell.facts[c]) for c in ("benchmark", "prompt", "route", "sampling"))
+        longer.setdefault((benchmark, slice_.name, prompt, way(route), sampling, cell.facts["model"]), []).append(part)
         for metric in ("pass@k", "maj@k"):
             points = [(part, p) for p in part.points if p.metric == metric]
-            key = _Key(cell.facts["benchmark"], slice_.name, "sample more", metric, int(cell.facts["thinking_budget"]), conditions)
+            key = _Key(benchmark, slice_.name, "sample more", metric, int(cell.facts["thinking_budget"]), prompt, route, sampling)
             _add(curves, key, points, costs)
-    for (benchmark, name, conditions, _), parts in longer.items():
-        key = _Key(benchmark, name, "think longer", "pass@k", None, conditions)
-        _add(curves, key, [(part, Point("pass@k", 1)) for part, _ in parts], costs)
+    for (benchmark, name, *conditions, _), parts in longer.items():
+        key = _Key(benchmark, name, "think longer", "pass@k", None, *conditions)
+        _add(curves, key, [(part, Point("pass@k", 1)) for part in parts], costs)
     return curves
 
 

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from thinkscale import cost, estimators, votes
 from thinkscale.config import Shape
 from thinkscale.inference import Floats, Ints
+from thinkscale.routes import is_effort, is_greedy
 from thinkscale.tidy import COUNTED, FACTS, SCORES, checked, codes, first_rows, places, refuse
 
 
@@ -224,6 +225,24 @@ def slice_name(difficulty: float | None) -> str:
     return "all" if difficulty is None else f"difficulty={difficulty:g}"
 
 
-def setting_name(model: str, thinking_budget: float, metric: str, k: float) -> str:
+SETTING = ("model", "route", "thinking_budget", "metric", "k")
+"""What `setting_name` takes, as columns."""
+
+
+def thinking_name(route: str, thinking_budget: float) -> str:
+    """`budget=64`, or the level of effort that the model is told, `effort=low`."""
+    return route if is_effort(route) else f"budget={thinking_budget:.0f}"
+
+
+def setting_name(model: str, route: str, thinking_budget: float, metric: str, k: float) -> str:
     """`m budget=64 maj@16`; of one sample `m budget=64`."""
-    return f"{model} budget={thinking_budget:.0f}" + ("" if k == 1 else f" {metric.replace('@k', f'@{k:.0f}')}")
+    return f"{model} {thinking_name(route, thinking_budget)}" + ("" if k == 1 else f" {metric.replace('@k', f'@{k:.0f}')}")
+
+
+def setting_names(points: pd.DataFrame) -> list[str]:
+    """Of rows with the columns `SETTING`, prompt and sampling: with the prompt where there are several, `m budget=64 (few-shot=2)`."""
+    names = [setting_name(*words) for words in points[list(SETTING)].itertuples(index=False, name=None)]
+    prompts, greedy = points["prompt"].astype(str), points["sampling"].astype(str).map(is_greedy).astype(bool)
+    several, mixed = len(set(prompts)) > 1, len(set(greedy)) > 1
+    told = [", ".join([prompt] * several + ["greedy"] * (mixed and is_)) for prompt, is_ in zip(prompts, greedy, strict=True)]
+    return [f"{name} ({more})" if more else name for name, more in zip(names, told, strict=True)]

@@ -22,13 +22,16 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, PercentF
 from upath import UPath
 
 from thinkscale.files import put
+from thinkscale.measure import thinking_name
+from thinkscale.routes import is_greedy, way
 from thinkscale.summarize import deployable
 
 _COLUMNS = {1: 1, 2: 2, 4: 2}  # of panels; 3 for all other numbers
 _PANEL, _LONE_PANEL = (4.3, 3.5), (6.4, 4.4)  # inches
 _GREY = "0.55"
-_LINE = ["model", "prompt", "route", "sampling"]
+_LINE = ["model", "prompt", "way", "sampling"]
 _DASHED, _DOTTED = (0, (4, 2)), (0, (1, 1.5))
+_DASHES: Any = ("-", "--", ":", "-.", (0, (6, 1, 1, 1)), (0, (1, 3)))
 STYLE: Any = {
     "font.size": 9,
     "axes.spines.top": False,
@@ -44,7 +47,8 @@ STYLE: Any = {
 def accuracy_vs_flops(summary: pd.DataFrame, path: UPath, title: str = "") -> UPath:
     """Draw accuracy against FLOPs per problem, a panel per benchmark and a colour per model size, and write it as PNG.
 
-    Solid: one sample, along the thinking budgets. Dashed: majority vote of k samples at the largest budget. Dotted: at the smallest.
+    Solid: one sample, along the thinking budgets or levels of effort. Dashed: majority vote of k samples at the largest. Dotted: at the
+    smallest.
     Black edge: on the frontier of all points that need no oracle, also those of budgets and k that no line shows.
     """
     shown = _shown(summary)
@@ -65,24 +69,29 @@ def accuracy_vs_flops(summary: pd.DataFrame, path: UPath, title: str = "") -> UP
 
 
 def accuracy_vs_size(summary: pd.DataFrame, path: UPath, title: str = "") -> UPath:
-    """Draw one sample's accuracy against parameters, a panel per benchmark and a line per thinking budget, and write it as PNG."""
+    """Draw one sample's accuracy against parameters, a panel per benchmark, and write it as PNG.
+
+    A line per thinking budget or level of effort; where there are several prompts, or a greedy reference, one for each of them, too.
+    """
     shown = _shown(summary)
     shown = shown[shown["k"] == 1]
-    budgets = sorted(shown["thinking_budget"].unique())
-    colours = _colours(shown, "thinking_budget")
+    thinking = _thinking(shown)
+    colours = dict(zip(thinking, _scale(len(thinking)), strict=True))
+    variants = {name: _DASHES[i % len(_DASHES)] for i, name in enumerate(sorted(shown["variant"].unique()))}
     with plt.rc_context(STYLE):
         figure, panels = _panels(shown, title)
         for axes, (benchmark, points) in zip(panels, shown.groupby("benchmark", sort=True), strict=True):
-            for place, budget in enumerate(budgets):
-                line = points[points["thinking_budget"] == budget].sort_values("params")
-                # Side by side, or the bars of the budgets hide one another.
-                moved = line["params"] * 1.02 ** (place - (len(budgets) - 1) / 2)
-                _bars(axes, moved, line, colours[budget], 1.0)
-                axes.plot(moved, line["value"], "-o", color=colours[budget], ms=4, lw=1.6)
+            lines = list(points.sort_values(["thinking_level", "params"]).groupby(["thinking", "variant"], sort=False))
+            for place, ((name, variant), line) in enumerate(lines):
+                # Side by side, or the bars of the lines hide one another.
+                moved = line["params"] * 1.02 ** (place - (len(lines) - 1) / 2)
+                _bars(axes, moved, line, colours[str(name)], 1.0)
+                axes.plot(moved, line["value"], ls=variants[variant], marker="o", color=colours[str(name)], ms=4, lw=1.6)
             _finish(axes, points, str(benchmark), "parameters")
         figure.supylabel("accuracy of one sample", fontsize=9)
-        lines = [Line2D([], [], color=colours[b], marker="o", ms=4, lw=1.6, label=f"thinking budget {b}") for b in budgets]
-        _legend(figure, lines, [_CHANCE, _INTERVAL])
+        handles = [Line2D([], [], color=c, marker="o", ms=4, lw=1.6, label=f"thinking {name}") for name, c in colours.items()]
+        dashes = [Line2D([], [], color="0.3", ls=ls, lw=1.6, label=name) for name, ls in variants.items()]
+        _legend(figure, handles, [*(dashes if len(dashes) > 1 else []), _CHANCE, _INTERVAL])
         return save(figure, path)
 
 
@@ -94,17 +103,19 @@ def forecasts(forecast: pd.DataFrame, path: UPath, title: str = "") -> list[UPat
     shown = forecast[(forecast["k"] == 1) & (forecast["left_out"] == 1) & forecast["predicted"].notna()]
     if shown.empty:
         return []
+    shown = _named(shown)
+    shown["place"] = shown["thinking"] + (("\n" + shown["variant"]) if len(shown["variant"].unique()) > 1 else "")
     colours: dict[str, Any] = {_DONE: "black"}
     colours |= {str(method): plt.get_cmap("tab10")(i) for i, method in enumerate(shown["method"].unique())}
     with plt.rc_context(STYLE):
         figure, panels = _panels(shown, title)
         for axes, (benchmark, points) in zip(panels, shown.groupby("benchmark", sort=True), strict=True):
-            budgets = sorted(points["thinking_budget"].unique())
+            places = _places(points)
             for place, (method, colour) in enumerate(colours.items()):
                 _draw_forecast(axes, points, method, (colour, 0.13 * (place - (len(colours) - 1) / 2)))
-            axes.set_xticks(range(len(budgets)), [str(b) for b in budgets])
+            axes.set_xticks(range(len(places)), [name.removeprefix("budget ") for name in places])
             axes.set_title(f"{benchmark}: {points['model'].iloc[0]} from {points['num_sizes'].max()} smaller sizes", fontsize=9.5)
-            axes.set_xlabel("thinking budget")
+            axes.set_xlabel("thinking budget" if all(name.startswith("budget") for name in places) else "thinking")
             axes.set_ylim(-0.02, 1.02)
             axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
         figure.supylabel("accuracy of one sample", fontsize=9)
@@ -116,12 +127,16 @@ _DONE = "what it does"
 _SURE = Line2D([], [], color=_GREY, lw=1, marker="|", ms=8, ls="", label="95 % interval; pale: too wide to be a forecast")
 
 
+def _places(points: pd.DataFrame) -> list[str]:
+    return list(points.sort_values(["thinking_budget", "place"])["place"].unique())
+
+
 def _draw_forecast(axes: Axes, points: pd.DataFrame, method: str, look: tuple[Any, float]) -> None:
     done = method == _DONE
-    rows = points.drop_duplicates("thinking_budget") if done else points[points["method"] == method]
+    rows = points.drop_duplicates("place") if done else points[points["method"] == method]
     value, low, high = ("observed", "observed_low", "observed_high") if done else ("predicted", "low", "high")
-    budgets = sorted(points["thinking_budget"].unique())
-    x = pd.Series([budgets.index(b) + look[1] for b in rows["thinking_budget"]], index=rows.index, dtype=float)
+    places = _places(points)
+    x = pd.Series([places.index(name) + look[1] for name in rows["place"]], index=rows.index, dtype=float)
     sure = (rows["outcome"] == "forecast") | done
     for kept, alpha in ((rows[sure], 1.0), (rows[~sure], 0.3)):
         axes.vlines(x[kept.index], kept[low], kept[high], color=look[0], lw=1.4, alpha=alpha)
@@ -136,7 +151,22 @@ def _shown(summary: pd.DataFrame) -> pd.DataFrame:
     shown = deployable(summary[summary["slice"] == "all"])
     if shown.empty:
         raise ValueError("plots: the summary has no point of slice 'all' with a value; nothing to draw.")
-    return shown
+    return _named(shown)
+
+
+def _named(rows: pd.DataFrame) -> pd.DataFrame:
+    """With the columns `way`, `thinking` (`budget 16`, `effort low`) and `variant`: the prompt, the way where there are several, greedy."""
+    pairs = zip(rows["route"].astype(str), rows["thinking_budget"], strict=True)
+    thinking = [thinking_name(route, budget).replace("=", " ", 1) for route, budget in pairs]
+    greedy = rows["sampling"].astype(str).map(is_greedy).map({True: ", greedy", False: ""})
+    ways = rows["route"].astype(str).map(way)
+    variant = rows["prompt"].astype(str) + (", " + ways if len(ways.unique()) > 1 else "") + greedy
+    return rows.assign(way=ways, thinking=thinking, variant=variant)
+
+
+def _thinking(shown: pd.DataFrame) -> list[str]:
+    """The names of thinking asked for, the least first."""
+    return [str(name) for name in shown.groupby("thinking")["thinking_level"].mean().sort_values(kind="stable").index]
 
 
 def _lines(points: pd.DataFrame) -> list[tuple[int, pd.DataFrame]]:
@@ -145,10 +175,10 @@ def _lines(points: pd.DataFrame) -> list[tuple[int, pd.DataFrame]]:
 
 
 def _draw_model(axes: Axes, model: pd.DataFrame, colour: Any) -> None:
-    single = model[model["k"] == 1].sort_values("thinking_budget")
+    single = model[model["k"] == 1].sort_values("thinking_level")
     votes = model[(model["k"] == 1) | (model["metric"] == "maj@k")].sort_values("k")  # choices by a score are on the frontier, if anywhere
-    for budget, style in {single["thinking_budget"].min(): _DOTTED, single["thinking_budget"].max(): _DASHED}.items():
-        line = votes[votes["thinking_budget"] == budget]
+    for level, style in {single["thinking_level"].min(): _DOTTED, single["thinking_level"].max(): _DASHED}.items():
+        line = votes[votes["thinking_level"] == level]
         _bars(axes, line["cost_flops"], line[line["k"] > 1], colour, 0.35)
         axes.plot(line["cost_flops"], line["value"], ls=style, color=colour, lw=1.0, marker=".", ms=3.5, zorder=2)
     _bars(axes, single["cost_flops"], single, colour, 0.8)
@@ -167,12 +197,13 @@ def _draw_frontier(axes: Axes, points: pd.DataFrame, colours: dict[Any, Any]) ->
 
 
 def _style_handles(shown: pd.DataFrame) -> list[Line2D]:
-    budgets, k = sorted(shown["thinking_budget"].unique()), int(shown["k"].max())
+    thinking, k = _thinking(shown), int(shown["k"].max())
     grey = "0.3"
-    handles = [Line2D([], [], color=grey, lw=1.8, marker="o", ms=4.5, label=f"one sample, thinking budget {', '.join(map(str, budgets))}")]
-    for budget, style in {budgets[0]: _DOTTED, budgets[-1]: _DASHED}.items():
+    said = ", ".join([thinking[0], *(name.removeprefix("budget ") for name in thinking[1:])])
+    handles = [Line2D([], [], color=grey, lw=1.8, marker="o", ms=4.5, label=f"one sample, thinking {said}")]
+    for name, style in {thinking[0]: _DOTTED, thinking[-1]: _DASHED}.items():
         if k > 1:
-            label = f"vote of up to {k} samples, budget {budget}"
+            label = f"vote of up to {k} samples, {name}"
             handles.append(Line2D([], [], color=grey, lw=1.0, ls=style, marker=".", ms=3.5, label=label))
     frontier = Line2D([], [], color="black", lw=0.8, marker="o", mfc="0.8", ms=4.5, mew=0.9, label="frontier of all budgets and votes")
     return [*handles, frontier, _INTERVAL, _CHANCE]
@@ -216,8 +247,12 @@ def log_scale(axes: Axes) -> None:
 def _colours(shown: pd.DataFrame, column: str) -> dict[Any, Any]:
     """A sequential colour for each value in order: light is small, dark is large."""
     values = sorted(shown[column].unique())
-    scale = Normalize(0, max(1, len(values) - 1))
-    return {v: plt.get_cmap("viridis_r")(0.1 + 0.85 * scale(i)) for i, v in enumerate(values)}
+    return dict(zip(values, _scale(len(values)), strict=True))
+
+
+def _scale(count: int) -> list[Any]:
+    scale = Normalize(0, max(1, count - 1))
+    return [plt.get_cmap("viridis_r")(0.1 + 0.85 * scale(i)) for i in range(count)]
 
 
 def _legend(figure: Figure, colours: Sequence[Line2D], styles: Sequence[Line2D]) -> None:

@@ -6,7 +6,7 @@ What it does not do: compute any value (see `summarize`, `compliance`, `compare`
 
 import pyarrow as pa
 
-from thinkscale.columns import AXIS, POINT, Column, Table
+from thinkscale.columns import AXIS, LEVEL, POINT, Column, Table
 
 SUMMARY = Table(
     "summary",
@@ -15,6 +15,7 @@ SUMMARY = Table(
     (
         Column("cell_id", pa.string(), "Hash of trace set and thinking budget."),
         *POINT,
+        LEVEL,
         Column("value", pa.float64(), "The estimate; NaN where it is undefined (k > n).", nullable=True),
         Column("low", pa.float64(), "Lower end of the 95 % interval over problems.", nullable=True),
         Column("high", pa.float64(), "Upper end of the 95 % interval over problems.", nullable=True),
@@ -73,6 +74,7 @@ COMPARISON = Table(
                 ("cell_id", pa.string(), "Cell"),
                 ("model", pa.string(), "Name"),
                 ("params", pa.int64(), "Parameters"),
+                ("route", pa.string(), "Way of thinking"),
                 ("thinking_budget", pa.int32(), "Thinking budget"),
                 ("metric", pa.string(), "Metric"),
                 ("k", pa.int32(), "Samples"),

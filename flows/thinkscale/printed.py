@@ -13,6 +13,7 @@ from rich.table import Table
 
 from thinkscale.compare import comparison_table
 from thinkscale.compliance import compliance_table
+from thinkscale.findings import told_apart
 from thinkscale.report import CLAIMED, ROUTES, Analysis
 
 SHOWN_KEYS = ("axis", "at", "cell_id", "law", "method")
@@ -66,11 +67,13 @@ def rates_table(rates: pd.DataFrame) -> Table:
     for name, justify in (("skill", "left"), ("route", "left"), ("doublings", "right"), ("R²", "right")):
         table.add_column(name, justify=justify)  # type: ignore[arg-type]
     shown = rates[(rates["slice"] == "all") & ((rates["route"] == "think longer") | (rates["metric"] == "maj@k"))]
-    for _, rows in shown.sort_values(["benchmark", "thinking_budget"]).groupby(["benchmark", "route"], sort=True):
+    conditions = ["prompt", "thinking_route", "sampling"]
+    for _, rows in shown.sort_values(["benchmark", "thinking_budget"]).groupby(["benchmark", "route", *conditions], sort=True):
         row = rows.iloc[0].to_dict()
+        apart = told_apart({str(k): v for k, v in row.items()}, shown[shown["route"] == row["route"]], "thinking_route").strip()
         eta, low, high = (f"{row[c]:+.2f}".replace("+inf", "∞") for c in ("eta", "low", "high"))
         told = ("no rate: nothing changes", "") if math.isnan(row["eta"]) else (f"{eta} [{low}, {high}]", f"{row['r2']:.2f}")
-        table.add_row(row["benchmark"], row["route"], *told)
+        table.add_row(row["benchmark"], f"{row['route']} {apart}".strip(), *told)
     return table
 
 

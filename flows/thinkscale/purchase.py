@@ -17,13 +17,15 @@ from thinkscale.axes import known_axes
 from thinkscale.boards import Board
 from thinkscale.curves import About
 from thinkscale.inference import Floats, Ints
-from thinkscale.routes import is_greedy
+from thinkscale.measure import SETTING
+from thinkscale.routes import is_greedy, way
 from thinkscale.summarize import typed
 
 BOUGHT = ("bigger", "think longer", "sample more")
 LEAST_COST = 1.05
 """A step that costs less than this many times as much counts as costing that: else a gain for nothing would be infinitely good."""
-_FROM = ("cell_id", "model", "params", "benchmark", "skill", "slice", "prompt", "route", "sampling", "thinking_budget", "metric", "k")
+_AT = ("route", "sampling", "thinking_budget", "thinking_level", "metric", "k")
+_FROM = ("cell_id", "model", "params", "benchmark", "skill", "slice", "prompt", *_AT)
 _CHUNK = 400  # points at once: their three routes in 2,000 draws are 20 MB
 
 
@@ -39,7 +41,8 @@ def purchases(boards: Sequence[Board], about: Mapping[str, About]) -> pd.DataFra
     """The purchase table (`schema.PURCHASE`): one row per point × route that goes on from it × reach × axis of cost.
 
     `bigger`: the family's next size (of models of one size, the one trained longest; the same sampling where it has it), all else equal.
-    `think longer`: of the larger budgets the one closest to twice this one; from 0, the smallest. `sample more`: twice as many votes;
+    `think longer`: of the larger budgets (or levels of effort, by their mean thinking tokens) the one closest to twice this one; from 0,
+    the smallest. `sample more`: twice as many votes;
     from one sample on to four, since two votes without a majority are one (maj@2 is pass@1 where nobody abstains).
 
     Gain and interval are paired by problem. `per_doubling` is the gain over log2 of the cost ratio (at least log2 of `LEAST_COST`);
@@ -63,7 +66,7 @@ def next_steps(points: pd.DataFrame, about: Mapping[str, About]) -> Steps:
         points: of one benchmark and slice, numbered from 0: the columns of `schema.SUMMARY`.
         about: as in `purchases`.
     """
-    columns = ["model", "params", "prompt", "route", "sampling", "thinking_budget", "metric", "k"]
+    columns = ["model", "params", "prompt", *_AT]
     rows = [dict(zip(columns, row, strict=True)) for row in points[columns].itertuples(index=False, name=None)]
     known = [about.get(str(row["model"]), About()) for row in rows]
     found: list[tuple[int, int, int]] = []
@@ -74,13 +77,13 @@ def next_steps(points: pd.DataFrame, about: Mapping[str, About]) -> Steps:
         among = (row["prompt"], row["route"])
         point = (row["metric"], row["k"])
         bigger.setdefault((model.family, *among, is_greedy(str(row["sampling"])), row["thinking_budget"], *point), []).append(i)
-        longer.setdefault((row["model"], *among, row["sampling"], *point), []).append(i)
+        longer.setdefault((row["model"], row["prompt"], way(str(row["route"])), row["sampling"], *point), []).append(i)
         more[(row["model"], *among, row["sampling"], row["thinking_budget"], *point)] = i
     for rivals in bigger.values():
         found += [(i, j, 0) for i, j in _next_sizes(rivals, rows, known)]
     for same in longer.values():
-        budgets = {rows[i]["thinking_budget"]: i for i in same}
-        found += [(i, budgets[at], 1) for b, i in budgets.items() if (at := _next_budget(b, list(budgets))) is not None]
+        levels = {rows[i]["thinking_level"]: i for i in same}
+        found += [(i, levels[at], 1) for level, i in levels.items() if (at := _next_level(level, list(levels))) is not None]
     for (*same_cell, metric, k), i in more.items():
         ends = [("maj@k", 4), ("maj@k", 2)] if (metric, k) == ("pass@k", 1) else [("maj@k", 2 * k)] if metric == "maj@k" else []
         there = [more[(*same_cell, *end)] for end in ends if (*same_cell, *end) in more]
@@ -101,11 +104,11 @@ def _next_sizes(rivals: list[int], rows: list[dict[str, Any]], known: list[About
     return found
 
 
-def _next_budget(budget: int, budgets: list[int]) -> int | None:
-    larger = [b for b in budgets if b > budget]
+def _next_level(level: float, levels: list[float]) -> float | None:
+    larger = [at for at in levels if at > level]
     if not larger:
         return None
-    return min(larger) if budget == 0 else min(larger, key=lambda b: (abs(np.log2(b / budget) - 1), b))
+    return min(larger) if level == 0 else min(larger, key=lambda at: (abs(np.log2(at / level) - 1), at))
 
 
 def further(steps: Steps) -> Steps:
@@ -152,7 +155,7 @@ def _described(board: Board, steps: Steps) -> pd.DataFrame:
     """Where each step starts and ends, and what it gains."""
     here, there = (board.points.iloc[at].reset_index(drop=True) for at in (steps.start, steps.end))
     value, to_value = (board.accuracy.mean(axis=0)[at] for at in (steps.start, steps.end))
-    table = pd.concat([here[list(_FROM)], there[["cell_id", "model", "thinking_budget", "metric", "k"]].add_prefix("to_")], axis=1)
+    table = pd.concat([here[list(_FROM)], there[["cell_id", *SETTING]].add_prefix("to_")], axis=1)
     table = table.assign(bought=np.array(BOUGHT)[steps.bought], num_problems=len(board.accuracy))
     return table.assign(value=value, to_value=to_value, gain=np.round(to_value - value, 12))
 

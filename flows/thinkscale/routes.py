@@ -6,6 +6,7 @@ What it does not do: generate (see `generate`), touch token ids (see `thinking`)
 """
 
 import json
+import re
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from pathlib import Path
@@ -155,6 +156,16 @@ def variants(config: Experiment, benchmark: BenchmarkUse, recommended: Sampling)
 def is_greedy(sampling: str) -> bool:
     """Of the column `sampling`."""
     return sampling.startswith("temperature=0,")
+
+
+def is_effort(route: str) -> bool:
+    """Of the column `route`: a level that the model is told."""
+    return route.startswith("effort=")
+
+
+def way(route: str) -> str:
+    """Of the column `route`: that along which thinking grows, from budget to budget or from level to level of `effort`."""
+    return re.sub(r"^effort=.*?(?= calculator=|$)", "effort", route)
 
 
 def told(model: Model, route: Route) -> Model:

@@ -15,7 +15,8 @@ from thinkscale import inference, schema
 from thinkscale.axes import known_axes
 from thinkscale.boards import Board, crossfit, half_means, halves
 from thinkscale.inference import Floats, Ints
-from thinkscale.routes import is_greedy
+from thinkscale.measure import SETTING, setting_name
+from thinkscale.routes import is_greedy, way
 from thinkscale.summarize import typed
 
 PAID = ("tokens", "flops")
@@ -27,7 +28,9 @@ class _Line(NamedTuple):
     """One model's settings, the cheapest first: what a budget buys is the first so many of them."""
 
     facts: dict[str, Any]
+    names: list[str]
     thinking_budget: Ints
+    """Of levels of effort their mean thinking tokens, rounded."""
     k: Ints
     cost: Floats
     accuracy: Floats
@@ -64,13 +67,17 @@ def _lines(board: Board, replicates: Floats, axis: str) -> Iterator[_Line]:
     points = points[
         points["metric"].isin(["pass@k", "maj@k"]) & np.isfinite(points["cost"]) & ~points["sampling"].astype(str).map(is_greedy)
     ]
+    points["setting"] = [setting_name(*words) for words in points[list(SETTING)].itertuples(index=False, name=None)]
+    points = points.assign(route=points["route"].astype(str).map(way), level=points["thinking_level"].round())
     for _, mine in points.groupby(_ONE_MODEL, sort=True, observed=True):
-        if mine["thinking_budget"].min() < mine["thinking_budget"].max() and mine["k"].max() > 1:
+        if mine["level"].min() < mine["level"].max() and mine["k"].max() > 1:
             mine = mine.sort_values(["cost", "mean"], ascending=[True, False], kind="stable")
             facts = {name: mine[name].iloc[0] for name in (*_ONE_MODEL, "params", "skill")}
-            budgets, ks = (mine[name].to_numpy(np.int64) for name in ("thinking_budget", "k"))
+            budgets, ks = (mine[name].to_numpy(np.int64) for name in ("level", "k"))
             at = mine.index.to_numpy()
-            yield _Line(facts, budgets, ks, mine["cost"].to_numpy(np.float64), board.accuracy[:, at], replicates[:, at])
+            yield _Line(
+                facts, mine["setting"].tolist(), budgets, ks, mine["cost"].to_numpy(np.float64), board.accuracy[:, at], replicates[:, at]
+            )
 
 
 def _rows(line: _Line, board: Board, half: Floats) -> list[dict[str, Any]]:
@@ -100,7 +107,13 @@ def _split(line: _Line, count: int) -> dict[str, Any]:
     budgets, ks = line.thinking_budget[:count], line.k[:count]
     best = int(np.round(line.accuracy[:, :count].mean(axis=0), 12).argmax())  # of level ones the cheapest, here and in the draws
     drawn = line.replicates[:, :count].argmax(axis=1)
-    row: dict[str, Any] = {"thinking_budget": budgets[best], "k": ks[best], "cost": line.cost[best], "num_points": count}
+    row: dict[str, Any] = {
+        "setting": line.names[best],
+        "thinking_budget": budgets[best],
+        "k": ks[best],
+        "cost": line.cost[best],
+        "num_points": count,
+    }
     for name, among in (("thinking_budget", budgets), ("k", ks)):
         low, high = np.quantile(among[drawn], [inference.ALPHA / 2, 1 - inference.ALPHA / 2], method="closest_observation")
         row |= {f"{name}_low": int(low), f"{name}_high": int(high)}

@@ -18,6 +18,7 @@ from thinkscale.config import Shape
 from thinkscale.inference import Pools, Resampling
 from thinkscale.loading import nearest
 from thinkscale.measure import Cell, Point, Slice, measure, row_flops, slices
+from thinkscale.routes import is_effort
 from thinkscale.tidy import TableError
 
 _ROUNDING = 1e-12
@@ -62,7 +63,23 @@ def summarize(
         rows_ += [row for sample, group in granular if group for row in _rows(group, sample, chance, bounds)]
     table = pd.DataFrame(rows_)
     table["frontier"] = _frontier(table)
-    return typed(table.sort_values(["benchmark", "slice", "params", "model", "thinking_budget", "cell_id", "metric", "k"]), schema.SUMMARY)
+    table["thinking_level"] = _levels(table)
+    return typed(table.sort_values(["benchmark", "slice", "params", "model", "thinking_level", "cell_id", "metric", "k"]), schema.SUMMARY)
+
+
+def _levels(table: pd.DataFrame) -> pd.Series:
+    """The column `thinking_level`."""
+    budget = table["thinking_budget"].astype(float)
+    effort = table["route"].astype(str).map(is_effort)
+    single = table[effort & (table["slice"] == "all") & (table["metric"] == "pass@k") & (table["k"] == 1)]
+    told = (
+        single.assign(route=single["route"].astype(str))
+        .groupby(["benchmark", "prompt", "route"], observed=True)["mean_thinking_tokens"]
+        .mean()
+    )
+    rows = zip(table["benchmark"], table["prompt"], table["route"].astype(str), strict=True)
+    spent = pd.Series([told.get(row, np.nan) for row in rows], index=table.index, dtype=float)
+    return spent.where(effort, budget).fillna(budget)
 
 
 def _granular(cell: Cell, metric: str) -> Cell | None:

@@ -16,12 +16,12 @@ from thinkscale import inference, schema
 from thinkscale.axes import known_axes
 from thinkscale.boards import Board, crossfit, half_means, halves
 from thinkscale.inference import Floats, Ints, Resampling
-from thinkscale.measure import setting_name
+from thinkscale.measure import SETTING, setting_names
 from thinkscale.regions import SURE
 from thinkscale.summarize import typed
 
 TARGETS = (0.25, 0.5, 0.75, 0.9, 0.95)
-_SETTING = ("cell_id", "model", "thinking_budget", "metric", "k")
+_SETTING = ("setting", "cell_id", *SETTING)
 _ROUNDING = 1e-12
 
 
@@ -69,7 +69,8 @@ def _ranked(board: Board, replicates: Floats, axis: str) -> _Ranked:
     cost = board.points[f"cost_{axis}"].to_numpy(dtype=np.float64)
     known = np.flatnonzero(np.isfinite(cost))
     order = known[np.lexsort((-np.round(board.accuracy.mean(axis=0)[known], 12), cost[known]))]
-    rows = list(board.points[list(_SETTING)].itertuples(index=False, name=None))  # a frame would take most of the time
+    points = board.points.assign(setting=setting_names(board.points))
+    rows = list(points[list(_SETTING)].itertuples(index=False, name=None))  # a frame would take most of the time
     skill = str(board.points["skill"].iloc[0])
     return _Ranked(skill, [rows[i] for i in order], cost[order], board.accuracy[:, order], replicates[:, order])
 
@@ -80,17 +81,17 @@ def _row(ranked: _Ranked, target: float, sample: Resampling) -> dict[str, Any]:
     first = _first(there)
     paid = np.where(first >= 0, ranked.cost[first], np.inf)
     low, high = np.quantile(paid, [inference.ALPHA / 2, 1 - inference.ALPHA / 2], method="closest_observation")
-    row: dict[str, Any] = {"cost_low": low, "cost_high": high, "share_never": float(np.mean(first < 0)), "safe": ""}
+    row: dict[str, Any] = {"cost_low": low, "cost_high": high, "share_never": float(np.mean(first < 0)), "setting": "", "safe": ""}
     row |= {"skill": ranked.skill, "num_points": len(ranked.cost), "num_problems": len(ranked.accuracy)}
     (best,) = _first((ranked.accuracy.mean(axis=0) >= target - _ROUNDING)[None])
     (safe,) = _first((there.mean(axis=0) >= SURE)[None])
     if safe >= 0:
-        row |= {"safe": setting_name(*ranked.settings[safe][1:]), "safe_cost": ranked.cost[safe]}
+        row |= {"safe": ranked.settings[safe][0], "safe_cost": ranked.cost[safe]}
     if best >= 0:
         row |= dict(zip(_SETTING, ranked.settings[best], strict=True))
         (row["low"],), (row["high"],) = inference.interval(ranked.accuracy[:, [best]], sample)
         row |= {"value": ranked.accuracy[:, best].mean(), "cost": ranked.cost[best], "share_cheapest": float(np.mean(first == best))}
-        its = np.array([setting[1] == row["model"] for setting in ranked.settings])
+        its = np.array([setting[2] == row["model"] for setting in ranked.settings])
         row["share_model"] = float(np.mean((first >= 0) & its[first]))
     return row
 
