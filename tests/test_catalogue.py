@@ -233,17 +233,27 @@ def test_one_error_names_file_key_what_was_found_and_the_nearest_name(
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("name: a\nname: b\n", "key 'name' is given twice"),
-        ("name: [unclosed\n", "not valid YAML"),
-        ("- a\n- b\n", "expected keys and values, found list"),
-        ("", "expected keys and values, found NoneType"),
+        ("name: a\nname: b\n", "mine.yaml, line 2: not valid YAML: key 'name' is given twice."),
+        (
+            "name: [unclosed\nmodels: 1\n",
+            "mine.yaml, line 2: not valid YAML: while parsing a flow sequence, expected ',' or ']', but got ':'.",
+        ),
+        ("- a\n- b\n", "expected keys and values, as `name: my-experiment`, found ['a', 'b']."),
+        ("", "expected keys and values, as `name: my-experiment`, found nothing."),
+        ("name: \x00\n", "mine.yaml: not a YAML file in UTF-8"),
         ("name: mine\nasks: 2026-01-01\n", "neither text, number"),
     ],
 )
 def test_files_that_are_no_experiment(tmp_path: Path, text: str, said: str) -> None:
-    with pytest.raises(ConfigError, match=r"^mine\.yaml: ") as error:
+    with pytest.raises(ConfigError, match=r"^mine\.yaml[:,] ") as error:
         load(tmp_path, text)
     assert said in str(error.value)
+
+
+def test_a_file_that_is_not_text_is_said(tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(ConfigError, match=r"^mine\.yaml: not a YAML file in UTF-8: .*byte 0xff"):
+        load_experiment(str(tmp_path / "mine.yaml"), CATALOGUE, EXTENTS)
 
 
 def test_unknown_experiments_name_the_nearest_shipped_one() -> None:

@@ -193,11 +193,18 @@ def source_path(model: Model) -> str:
 
 def _read_yaml(path: Path) -> dict[str, Any]:
     try:
-        raw = yaml.load(path.read_text(), Loader=_UniqueKeys)
-    except yaml.YAMLError as e:
-        raise ConfigError(f"{path.name}: not valid YAML: {' '.join(str(e).split())}") from e
+        raw = yaml.load(path.read_text(encoding="utf-8"), Loader=_UniqueKeys)
+    except yaml.MarkedYAMLError as e:
+        where = f", line {e.problem_mark.line + 1}" if e.problem_mark else ""
+        raise ConfigError(f"{path.name}{where}: not valid YAML: {', '.join(filter(None, (e.context, e.problem)))}.") from e
+    except (yaml.YAMLError, UnicodeDecodeError) as e:
+        raise ConfigError(f"{path.name}: not a YAML file in UTF-8: {' '.join(str(e).split())}.") from e
+    except OSError as e:
+        raise ConfigError(f"{path}: cannot be read: {e.strerror}.") from e
     if not isinstance(raw, dict):
-        raise ConfigError(f"{path.name}: expected keys and values, found {type(raw).__name__}.")
+        raise ConfigError(
+            f"{path.name}: expected keys and values, as `name: my-experiment`, found {'nothing' if raw is None else repr(raw)[:60]}."
+        )
     return raw
 
 
