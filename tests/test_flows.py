@@ -255,10 +255,10 @@ def test_a_wrong_key_is_one_line_that_names_the_nearest(tmp_path):
 
 def test_engines_and_graders_are_not_mixed_unasked(runs):
     graded = read_graded(runs["study"].store.root)
-    check_unmixed(graded, "flows")
+    check_unmixed(graded, runs["study"])
     graded["engine"] = ["one"] * 3 + ["two"] * (len(graded) - 3)
     with pytest.raises(StoreError, match=rf"several engines: one \(3 answers\), two \({len(graded) - 3:,} answers\).*--mixed"):
-        check_unmixed(graded, "flows")
+        check_unmixed(graded, runs["study"])
     graded["grader_version"] = ["a"] * 3 + ["b"] * (len(graded) - 3)
     with pytest.raises(StoreError, match=r"graded by a, b\. Grade all again: python flows/regrade\.py flows"):
-        check_unmixed(graded, "flows")
+        check_unmixed(graded, runs["study"])

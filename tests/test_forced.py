@@ -11,7 +11,7 @@ import pytest
 from fake_vllm import CHARACTERS
 from fakes import Toy, eventually, files, generator, processes, rows, run_fake, start_child, study
 from thinkscale.endpoint import ResponseInvalid
-from thinkscale.forced import brier, letters, probabilities, right_choice, teacher_forced
+from thinkscale.forced import brier, probabilities, teacher_forced
 from thinkscale.generate import AnswerKey
 from thinkscale.graded import read_graded
 from thinkscale.outlook import plan
@@ -44,7 +44,12 @@ def test_probabilities_are_those_of_the_letters_among_themselves():
 @pytest.mark.parametrize(("answer", "place"), [("A", 0), ("C", 2), ("green", 1), (" B", 1)])
 def test_the_gold_answer_is_a_letter_or_the_text_of_a_choice(answer, place):
     problem = Problem("p", "p", "which?", answer, 1.0, ("red", "green", "blue"))
-    assert right_choice(problem) == place and letters(problem) == ["A", "B", "C"]
+    assert problem.right_choice == place and problem.letters == ("A", "B", "C")
+
+
+@pytest.mark.parametrize("answer", ["A", "B", "C", "D"])
+def test_a_gold_letter_is_a_letter_also_where_an_option_is_one(answer):
+    assert Problem("p", "p", "which?", answer, 1.0, ("C", "A", "D", "B")).right_choice == "ABCD".index(answer)
 
 
 def encoded(text):
@@ -90,8 +95,8 @@ def test_gold_answers_and_choices_are_scored_in_the_place_of_every_answer(scored
         if not problem.choices:
             assert (f["choice_probs"], f["right_prob"], f["brier"]) == (None, None, None)
             continue
-        weights = np.exp([logprob(letter, before) for letter in letters(problem)])
-        right = letters(problem).index(problem.answer)
+        weights = np.exp([logprob(letter, before) for letter in problem.letters])
+        right = problem.letters.index(problem.answer)
         assert f["choice_probs"] == pytest.approx(list(weights / weights.sum()))
         assert f["right_prob"] == pytest.approx(weights[right] / weights.sum())
         assert f["brier"] == pytest.approx(((weights / weights.sum() - np.eye(len(weights))[right]) ** 2).sum())
@@ -175,10 +180,10 @@ def test_a_server_without_log_probabilities_of_stated_ids_is_an_error():
 
 def test_scores_of_another_engine_are_not_mixed_in_silence(scored):
     graded = read_graded(scored.store.root)
-    check_unmixed(graded, "fake")
+    check_unmixed(graded, scored)
     other = graded.assign(forced_engine=["another"] * len(graded))
     with pytest.raises(StoreError, match=rf"several engines: another \({ANSWERS} answers\).*--mixed"):
-        check_unmixed(other, "fake")
+        check_unmixed(other, scored)
 
 
 def test_the_summary_has_the_right_choices_probability_with_its_interval(scored):

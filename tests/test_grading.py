@@ -330,6 +330,27 @@ def test_choice(text: str, expected: str | None) -> None:
     assert result.partial == float(expected == "B")
 
 
+@pytest.mark.parametrize("text", ["A) O", "A", "(A)", "O", "The answer is (A).", "A.", "Answer: A", "a"])
+def test_a_letter_is_a_letter_also_where_an_option_is_one(text: str) -> None:
+    for wrong in ("B", "AB", "The answer is (C)", "D"):
+        assert not graded("choice", wrong, "A", ("O", "A", "B", "AB")).correct
+    assert graded("choice", text, "A", ("O", "A", "B", "AB")).correct
+
+
+@pytest.mark.parametrize(
+    "text", ["Answer: B, C", "Answer: A and B", "Answer: B or C.", "Answer: (B), (C) or (D)", "Answer: B/C", "Answer: B & A"]
+)
+def test_who_names_several_letters_has_not_answered(text: str) -> None:
+    assert graded("choice", text, "B", OPTIONS).extracted_answer is None
+
+
+@pytest.mark.parametrize(
+    "text", ["Answer: B, since A is wrong", "Answer: B. C is wrong", "Answer: B, and that is all", "Answer: B and I am sure"]
+)
+def test_what_is_said_after_a_letter_is_no_second_answer(text: str) -> None:
+    assert graded("choice", text, "B", OPTIONS).correct
+
+
 @pytest.mark.parametrize("gold", ["B", "Paris", "(B)"])
 def test_the_gold_choice_may_be_letter_or_option(gold: str) -> None:
     assert graded("choice", "B", gold, OPTIONS).correct

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from thinkscale.config import ConfigError
-from thinkscale.grading import grade
+from thinkscale.grading import check_golds, grade
 from thinkscale.loading import load_catalogue
 from thinkscale.problems import Benchmark, Problem, benchmarks
 from thinkscale.sources import HubBenchmark
@@ -65,7 +65,10 @@ FILES: dict[str, tuple[str, list[dict[str, Any]]]] = {  # benchmark of models.ya
     "humaneval": ("parquet", [HUMANEVAL]),
     "mbpp": ("jsonl", [MBPP]),
 }  # fmt: skip
-DIFFICULTY = {"math-500": [2, 5], "squad": [8, 8], "wmt14-de-en": [4], "humaneval": [8], "mbpp": [8]}
+DIFFICULTY = {
+    **{"gsm8k": [1, 2], "math-500": [2, 5], "aime-2024": [2, 1], "mgsm-de": [8, 2], "mmlu": [16], "arc-challenge": [8, 8]},
+    **{"gpqa-diamond": [16, 16], "squad": [8, 8], "wmt14-de-en": [4], "humaneval": [8], "mbpp": [8]},
+}
 
 
 def write(path: Path, rows: list[dict[str, Any]]) -> None:
@@ -100,7 +103,7 @@ def test_a_file_as_published_is_read_and_its_gold_answers_grade_correct(tmp_path
     benchmark = opened(tmp_path, name)
     found = benchmark.load(None, 0)
     assert len(found) == len(FILES[name][1]) and len({p.problem_id for p in found}) == len(found)
-    assert [p.difficulty for p in found] == DIFFICULTY.get(name, [0] * len(found))
+    assert [p.difficulty for p in found] == DIFFICULTY[name]
     for problem in found:
         result = grade(benchmark.grader, problem.answer, problem, truncated=False)
         assert (result.correct, result.partial, result.status) == (True, 1.0, "answered"), problem
@@ -179,7 +182,63 @@ def test_a_changed_local_file_is_another_benchmark_and_a_pinned_one_is_named_by_
     assert first == opened(tmp_path, "squad").identity(1)
     assert first != opened(tmp_path, "squad", SQUAD[:1]).identity(0)
     pinned = CATALOGUE.benchmarks["gsm8k"]
-    assert benchmarks(CATALOGUE)["gsm8k"].identity(0) == f"openai/gsm8k/main/test-00000-of-00001.parquet at {pinned.revision}"
+    assert benchmarks(CATALOGUE)["gsm8k"].identity(0).startswith(f"openai/gsm8k/main/test-00000-of-00001.parquet at {pinned.revision} ")
+
+
+@pytest.mark.parametrize(
+    ("changes", "other"),
+    [
+        ({"answer": "hint"}, True),
+        ({"answer_after": "="}, True),
+        ({"difficulty": "level"}, True),
+        ({"chance": 0.1}, False),
+        ({"skill": "x"}, False),
+    ],
+)
+def test_what_is_read_of_a_file_is_part_of_what_the_benchmark_is(tmp_path: Path, changes: dict[str, Any], other: bool) -> None:
+    assert (opened(tmp_path, "gsm8k").identity(0) != opened(tmp_path, "gsm8k", **changes).identity(0)) is other
+
+
+ROW = {"question": "1 + 1?", "answer": "2"}
+
+
+@pytest.mark.parametrize(
+    ("rows", "changes", "said"),
+    [
+        (
+            [ROW | {"answer": "#### 2"}, {"question": "4?", "answer": "it makes 4"}],
+            {"answer_after": "####"},
+            "no '####' in the answer 'it makes 4'",
+        ),
+        (
+            [ROW, {"question": "2?", "answer": ["2", "two"]}],
+            {},
+            r"row 1: column 'answer': text or a number is wanted, found \['2', 'two'\]",
+        ),
+        ([ROW, {"question": {"text": "2?"}, "answer": "2"}], {}, r"column 'question': text or a number is wanted.*\(dict\)"),
+        ([ROW, {"question": "2?", "answer": True}], {}, r"found True \(bool\)"),
+        ([ROW, {"question": float("nan"), "answer": "2"}], {}, "row 1: empty question"),
+        ([ROW, ROW | {"answer": "3"}], {}, r"row 1: the question of an earlier row, with the answer '3' in place of '2'"),
+    ],
+)
+def test_a_row_that_would_be_asked_or_graded_wrong_is_refused(
+    tmp_path: Path, rows: list[dict[str, Any]], changes: dict[str, Any], said: str
+) -> None:
+    with pytest.raises(ConfigError, match=said):
+        opened(tmp_path, "gsm8k", rows, file="test.jsonl", **{"answer_after": None, **changes}).load(None, 0)
+
+
+def test_a_row_of_too_many_fields_is_refused(tmp_path: Path) -> None:
+    benchmark = opened(tmp_path, "gsm8k", [ROW], file="test.csv", answer_after=None)
+    (tmp_path / "test.csv").write_text("question,answer\n1 + 1?,2\nhow much, all in all?,3\n")
+    with pytest.raises(ConfigError, match="row 1: more fields than columns"):
+        benchmark.load(None, 0)
+
+
+def test_a_gold_answer_that_its_grader_cannot_read_is_said_before_anything_is_generated(tmp_path: Path) -> None:
+    benchmark = opened(tmp_path, "gsm8k", [ROW, {"question": "10?", "answer": "ten"}], file="test.jsonl", answer_after=None)
+    with pytest.raises(ConfigError, match=r"benchmark gsm8k, row 1: its grader 'number' cannot read the gold answer 'ten'"):
+        check_golds(benchmark, benchmark.load(None, 0))
 
 
 def test_a_file_of_the_hub_without_a_commit_is_refused_before_anything_is_fetched() -> None:

@@ -5,8 +5,10 @@ import os
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import yaml
+from safetensors.numpy import save_file
 
 from fakes import model
 from thinkscale import evaluate
@@ -65,3 +67,23 @@ def test_the_prepared_model_answers_through_its_chat_template_and_thinks_in_pros
     choices = graded[graded["benchmark"] == "whereabouts"]
     assert choices["brier"].between(0, 2).all() and choices["right_prob"].between(0.01, 0.99).all(), "no letter is out of the question"
     assert all(len(p) == 4 and abs(sum(p) - 1) < 1e-9 for p in choices["choice_probs"])
+
+
+def big_model(folder, layer):
+    """A model whose first tensor alone is longer than what is read of a file each time."""
+    save_file({"embed": np.zeros(2**23, np.float32), "layer": np.array(layer, np.float32)}, folder / "model.safetensors")
+    (folder / "config.json").write_text("{}")
+    return model(name="big", source=str(folder))
+
+
+def test_weights_that_differ_anywhere_are_another_model(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    first, again = model_revision(big_model(tmp_path, [1.0, 2.0])), model_revision(model(name="big", source=str(tmp_path)))
+    assert first == again and len(list((tmp_path / "cache" / "thinkscale" / "weights").iterdir())) == 1
+    assert model_revision(big_model(tmp_path, [1.0, 3.0])) != first
+    assert model_revision(big_model(tmp_path, [1.0, 2.0])) == first
+
+
+def test_a_hash_that_cannot_be_remembered_is_made_again(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", "/proc/nowhere")
+    assert model_revision(big_model(tmp_path, [1.0])) == model_revision(big_model(tmp_path, [1.0]))

@@ -351,6 +351,11 @@ def test_problems_that_do_not_fit_are_reported_owed_to_no_one_and_stay_in_the_de
     fits = graded[graded["status"] != "too_long"]
     assert (fits["prompt_tokens"] + fits["completion_tokens"] - fits["answer_tokens"] + 6 <= 256).all()
     analysis = analyze(opened)
+    summary = pd.read_parquet(opened.store.root / "summary.parquet")
+    points = summary[(summary["slice"] == "all") & (summary["k"] > 1)].set_index(["thinking_budget", "metric", "k"])
+    never = long.groupby(["thinking_budget", "problem_id"], observed=True).size().eq(4).groupby("thinking_budget").sum()
+    for (budget, _, _), point in points.iterrows():
+        assert point["value"] <= 1 - never.get(budget, 0) / 12
     assert analysis.compliance["num_answers"].tolist() == [48] * 3 and analysis.compliance["share_too_long"].max() > 0
     told = [r.getMessage() for r in caplog.records if "do not fit the context of 256 tokens" in r.getMessage()]
     assert sum(int(text.split(": ")[2].split()[0]) for text in told) == len(long)

@@ -80,6 +80,8 @@ def sweep_command(about: str | None) -> Command:
     study = _study(asked.experiment, asked.results)
     if asked.replicas < 1 or (asked.replicas > 1 and not asked.pool):
         sys.exit(f"error: --replicas {asked.replicas}: at least 1, and more only with --pool, where there are workers to share the work.")
+    if asked.plan:
+        _or_exit(lambda: study.check(fetch=False))
     if asked.plan or asked.status:
         Console(width=150).print(_or_exit(lambda: status_view(study) if asked.status else plan_table(study, plan(study))))
         for expected in (_or_exit(lambda: loss.outlook(study)), _or_exit(lambda: scores.outlook(study))):

@@ -26,8 +26,8 @@ from thinkscale.generate import Generator, Room
 from thinkscale.grading import check_graders
 from thinkscale.mend import mend, settle
 from thinkscale.metering import FLUSH_SECONDS, Meter
-from thinkscale.plan import Study, owed_now, owed_shards, slice_ids
-from thinkscale.prompting import boundary, check_levels, wait_ids
+from thinkscale.plan import FIRST, Study, owed_now, owed_shards, slice_ids
+from thinkscale.prompting import boundary, check_alphabet, check_levels, wait_ids, written
 from thinkscale.routes import native_flags, tool_flags
 from thinkscale.shards import Shard, ShardDone, run_shard
 from thinkscale.store import Store, StoreError
@@ -101,7 +101,8 @@ def start_engine(study: Study, model: str, shards: list[Shard]) -> serving.Runni
 
 
 def start_first(study: Study) -> dict[str, serving.Running]:
-    """Start the engine of the first model that owes something: it may come up while Prefect does."""
+    """Start the engine of the first model that owes something: it may come up while Prefect does. Raises ConfigError before."""
+    study.check(fetch=True)
     for model in largest_first(study):
         shards = owed_shards(study, model)
         if shards:
@@ -121,6 +122,7 @@ async def evaluate(study: Study, model: str, do_shard: RunShard = run_shard, ear
     """
     if study.config.loss is not None:
         loss.documents(study.config.loss)  # a text that is not one: said before an engine starts
+    await asyncio.to_thread(study.check, fetch=True)
     files.check(study.store.root)
     timeout = study.config.engine.claim_timeout
     with drain_on_sigterm(model) as drain, Claims(study.store, model, timeout, str(study.logs), run_id) as claims:
@@ -230,6 +232,7 @@ class Run:
                 await check_tool(client, entry.name, tool)
             if self.study.config.thinking.route == "effort":
                 await check_levels(client, {str(t.route): t.model for t in self.study.trace_sets(self.model)})
+            await self._readable(client, shards)
             places = asyncio.Semaphore(SHARDS_AT_ONCE)
 
             def drawn(trace_set_id: str, sequences: int, tokens: int) -> None:
@@ -257,6 +260,15 @@ class Run:
         log.info("%s", progress)
         self.drain.check()
         return sum(task.result() for task in tasks)
+
+    async def _readable(self, client: Client, shards: Sequence[Shard]) -> None:
+        """Raise ValueError, before anything is drawn, where the model's tokenizer cannot write what it is to be asked or scored on."""
+        for name in dict.fromkeys(s.benchmark.name for s in shards):
+            problems = self.study.problems(name)[:FIRST]
+            await check_alphabet(client, self.model, f"the questions of {name}", ["\n".join(p.question for p in problems)])
+            if self.study.config.gold_logprob:
+                for text in dict.fromkeys(t for p in problems for t in (p.answer, *p.letters)):
+                    await written(client, text, self.model)
 
     async def _loss(self, client: Client) -> None:
         """Measure the loss that the experiment asks for. Not claimed: of two that measure it the first stays."""

@@ -17,6 +17,7 @@ from thinkscale.config import Model
 from thinkscale.endpoint import ResponseInvalid
 from thinkscale.generate import AnswerKey, Generator
 from thinkscale.problems import Problem
+from thinkscale.prompting import written
 from thinkscale.routes import GREEDY
 from thinkscale.thinking import Cut, answer_prompt
 
@@ -48,18 +49,6 @@ def as_written(model: Model, answer: str) -> str:
     return f" {answer}" if model.thinking.close.endswith(":") else answer
 
 
-def letters(problem: Problem) -> list[str]:
-    """The letter of each choice."""
-    return [chr(ord("A") + i) for i in range(len(problem.choices))]
-
-
-def right_choice(problem: Problem) -> int:
-    """Place of the gold answer among the choices; as for the grader it may be a letter or the option's text. Raises ValueError."""
-    if problem.answer in problem.choices:
-        return problem.choices.index(problem.answer)
-    return letters(problem).index(problem.answer.strip())
-
-
 def probabilities(logprobs: Sequence[float]) -> tuple[float, ...]:
     """Log-probabilities of alternatives as probabilities that add up to 1."""
     weights = [math.exp(value - max(logprobs)) for value in logprobs]
@@ -79,8 +68,9 @@ async def teacher_forced(
     Rows that share their prompt (thinking off, a trace within several budgets) share the requests. What does not fit the context is left
     out. `seen`: what each row sees of its trace (`Generator.seen`).
     """
-    wanted = {p.problem_id: [as_written(generator.model, text) for text in (p.answer, *letters(p))] for p in problems}
-    ids = {text: tuple(await generator.client.tokenize(text)) for text in dict.fromkeys(t for texts in wanted.values() for t in texts)}
+    wanted = {p.problem_id: [as_written(generator.model, text) for text in (p.answer, *p.letters)] for p in problems}
+    each = dict.fromkeys(t for texts in wanted.values() for t in texts)
+    ids = {text: await written(generator.client, text, generator.model.name) for text in each}
     asked: dict[AnswerKey, Asked] = {}
     for key, cut in seen.items():
         if cut.ended != "too_long":

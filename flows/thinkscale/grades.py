@@ -5,13 +5,15 @@ answers, so that anybody can.
 What it does not do: judge an answer (see `grading`).
 """
 
+import json
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 from thinkscale.config import digest
 from thinkscale.generate import TOO_LONG
 from thinkscale.grading import Grade, grade_many, grader_version
-from thinkscale.problems import Benchmark, Grader, Problem
+from thinkscale.problems import Benchmark, Problem
 from thinkscale.store import Store
 
 
@@ -20,7 +22,7 @@ def grade_part(store: Store, name: str, benchmarks: Mapping[str, Benchmark], pro
     columns = ["benchmark", "cell_id", "problem_id", "sample_index", "ended", "answer_text", "answer_finish"]
     answers = store.read_part("answers", name, columns).to_pylist()
     rows = []
-    for answer, grader, found in _graded(answers, benchmarks, problems):
+    for answer, found in _graded(answers, benchmarks, problems):
         rows.append(
             {
                 "cell_id": answer["cell_id"],
@@ -32,7 +34,7 @@ def grade_part(store: Store, name: str, benchmarks: Mapping[str, Benchmark], pro
                 "status": found.status,
                 "extracted_answer": found.extracted_answer,
                 "answer_class": found.answer_class,
-                "grader_version": grader_version(grader),
+                "grader_version": graded_by(benchmarks[answer["benchmark"]]),
             }
         )
     store.publish("grades", name, rows, replace=True)
@@ -41,15 +43,29 @@ def grade_part(store: Store, name: str, benchmarks: Mapping[str, Benchmark], pro
 
 def _graded(
     answers: list[dict[str, Any]], benchmarks: Mapping[str, Benchmark], problems: Mapping[str, Problem]
-) -> Iterator[tuple[dict[str, Any], Grader, Grade]]:
-    """Each answer with its grader and its grade; a part is of one trace set, so of one grader."""
+) -> Iterator[tuple[dict[str, Any], Grade]]:
+    """Each answer with its grade; a part is of one trace set, so of one grader."""
     for grader in dict.fromkeys(benchmarks[a["benchmark"]].grader for a in answers):
         some = [a for a in answers if benchmarks[a["benchmark"]].grader == grader]
         asked = [a for a in some if a["answer_finish"] != TOO_LONG]
-        grades = iter(grade_many(grader, [(a["answer_text"], problems[a["problem_id"]], a["answer_finish"] == "length") for a in asked]))
+        stated = {a["problem_id"]: _as_stated(benchmarks[a["benchmark"]], problems[a["problem_id"]]) for a in asked}
+        grades = iter(grade_many(grader, [(a["answer_text"], stated[a["problem_id"]], a["answer_finish"] == "length") for a in asked]))
         for answer in some:
             too_long = answer["answer_finish"] == TOO_LONG
-            yield answer, grader, Grade(False, 0.0, "too_long", None, None) if too_long else next(grades)
+            yield answer, Grade(False, 0.0, "too_long", None, None) if too_long else next(grades)
+
+
+def graded_by(benchmark: Benchmark) -> str:
+    """The column `grader_version`: the grader, and the threshold where the benchmark states one."""
+    stated = "" if benchmark.correct_from is None else f" from {benchmark.correct_from:g}"
+    return grader_version(benchmark.grader) + stated
+
+
+def _as_stated(benchmark: Benchmark, problem: Problem) -> Problem:
+    """The problem with the threshold that its benchmark states by now: it needs no new answer."""
+    if benchmark.correct_from is None:
+        return problem
+    return replace(problem, metadata=json.dumps({**json.loads(problem.metadata), "correct_from": benchmark.correct_from}))
 
 
 def grade_all(store: Store, benchmarks: Mapping[str, Benchmark]) -> int:

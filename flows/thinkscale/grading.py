@@ -24,13 +24,16 @@ from thinkscale import sandbox
 from thinkscale.extract import LOOKALIKES, MAX_ANSWER, Found, clauses, first_line, number_in
 from thinkscale.gym import RUN_CODE
 from thinkscale.likeness import chrf, normalised, token_f1, translation_in
-from thinkscale.problems import Grader, Problem
+from thinkscale.problems import Benchmark, Grader, Problem
 from thinkscale.programs import MAX_PROGRAM, program_in, same_program, share_passed
+from thinkscale.sources import ConfigError
 from thinkscale.verify import verify
 
 Status = Literal["answered", "no_answer", "truncated_answer", "too_long"]
 
-VERSION: dict[Grader, str] = {g: f"{g}-1" for g in ("number", "exact", "choice", "reasoning_gym", "f1", "math", "code", "chrf")}
+VERSION: dict[Grader, str] = {g: f"{g}-1" for g in ("number", "exact", "reasoning_gym", "f1", "math", "code", "chrf")} | {
+    "choice": "choice-2"
+}
 PACKAGE: dict[Grader, str] = {"reasoning_gym": "reasoning-gym", "math": "math-verify", "chrf": "sacrebleu"}
 """Whose judgement a grader's is, in part: its version is part of the grader's."""
 WAITING: tuple[Grader, ...] = ("math", "code")
@@ -89,6 +92,21 @@ def check_graders(graders: Iterable[Grader]) -> None:
             verify("1", "1")
         elif grader == "chrf":
             chrf("one", "two")
+
+
+def check_golds(benchmark: Benchmark, problems: Iterable[Problem]) -> None:
+    """Raise ConfigError for a gold answer that its grader could not read: said before anything is generated, not when it is graded."""
+    for number, problem in enumerate(problems if benchmark.grader in ("number", "choice") else ()):
+        try:
+            right = grade(benchmark.grader, problem.answer, problem, False).correct
+        except ValueError:
+            right = False
+        if not right:
+            row = _metadata(problem.metadata).get("row", number)
+            raise ConfigError(
+                f"benchmark {benchmark.name}, row {row}: its grader '{benchmark.grader}' cannot read the gold answer "
+                f"{problem.answer[:60]!r}. Mend the row, or declare another grader or column."
+            )
 
 
 @lru_cache
@@ -153,15 +171,17 @@ def _similarity(gold: str, found: str) -> float:
 _AFTER = r"(?:\s*(?:because|since|as|which|and|for|the|is|,|\(|-)|\s*$)"  # may follow "A" where it is a letter and no article
 _LETTER = re.compile(rf"\(?([B-HJ-Z])\)?(?![A-Za-z'\u2019])|\(([A-Z])\)|([A-Z])(?:[).:\]]|{_AFTER})|([a-z])[).]?\s*$")
 _OPENING = re.compile(r"\(([A-Z])\)|([A-Z])(?:[).:]\s|[).:]?\s*$)|([a-z])[).]?\s*$")
+_BESIDE = re.compile(r"[\s)]*(?:,|/|&|\band\b|\bor\b)[\s,(]*(?:and\s+|or\s+)?\(?([A-Z])\)?\s*(?:$|[.,;/&)]|and\b|or\b)")  # B and C
 _NAMED = re.compile(r"(?:\b(?:[Oo]ption|[Cc]hoice)\s+\(?([A-Z])\b)|\(([A-Z])\)")
 
 
 def _gold_choice(problem: Problem) -> Found | None:
-    """The gold answer may be the letter or the option's text."""
-    if problem.answer in problem.choices:
-        letter = chr(ord("A") + problem.choices.index(problem.answer))
+    """The gold answer may be the letter or the option's text; where the options are not known, a letter however it is written."""
+    try:
+        letter = problem.letters[problem.right_choice]
         return Found(letter, letter)
-    return _choice_of(problem.answer, problem.choices, False)
+    except ValueError:
+        return _choice_of(problem.answer, problem.choices, False)
 
 
 def _choice_of(text: str, choices: tuple[str, ...], truncated: bool) -> Found | None:
@@ -171,21 +191,32 @@ def _choice_of(text: str, choices: tuple[str, ...], truncated: bool) -> Found | 
             found = _letter_in(clause.text, choices, pattern)
             if found:
                 return found
-    named = [m for m in _NAMED.finditer(text) if not truncated or m.end() < len(text)]
-    return next((f for m in reversed(named) if (f := _valid_letter(m, choices))), None)
+    named = [m for m in _NAMED.finditer(text) if (not truncated or m.end() < len(text)) and _valid_letter(m, choices)]
+    if not named or (len(named) > 1 and _beside(text, named[-2], choices)):
+        return None
+    return _valid_letter(named[-1], choices)
 
 
 def _letter_in(clause: str, choices: tuple[str, ...], pattern: re.Pattern[str]) -> Found | None:
-    """The letter a clause begins with, or the option whose text it is."""
+    """The letter a clause begins with, or the option whose text it is; none where more letters are named beside it.
+
+    A letter alone is a letter, also where it is the text of another option.
+    """
     clause = re.sub(r"\\(?:text|textbf|mathrm)\s*\{([^{}]*)\}", r"\1", clause).replace("*", "").strip()
     said = _literal(clause).key.casefold()
     same = [i for i, option in enumerate(choices) if _literal(option).key.casefold() == said]
-    if said and len(same) == 1:
+    if said and len(same) == 1 and not (len(said) == 1 and ord("a") <= ord(said) < ord("a") + len(choices)):
         letter = chr(ord("A") + same[0])
         return Found(letter, letter)
     clause = re.sub(r"^(?:[Oo]ption|[Cc]hoice|[Ll]etter)\s+", "", clause)
     match = pattern.match(clause)
-    return _valid_letter(match, choices) if match else None
+    return _valid_letter(match, choices) if match and not _beside(clause, match, choices) else None
+
+
+def _beside(text: str, match: re.Match[str], choices: tuple[str, ...]) -> bool:
+    """Is another letter named in the same breath?"""
+    beside = _BESIDE.match(text, match.end(match.lastindex or 0))
+    return beside is not None and _valid_letter(beside, choices) not in (None, _valid_letter(match, choices))
 
 
 def _valid_letter(match: re.Match[str], choices: tuple[str, ...]) -> Found | None:

@@ -9,6 +9,7 @@ import csv
 import json
 import math
 from collections.abc import Callable
+from decimal import Decimal
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -45,13 +46,17 @@ def read_items(path: Path, hub: HubBenchmark, answers: Path | None = None) -> li
     ids: dict[str, int] = {}
     for index, row in enumerate(rows):
         try:
+            if None in row:
+                raise RowError(f"more fields than columns: {row[None]}")  # type: ignore[index]  # how csv says it
             item = LAYOUTS[hub.layout]({**row, ROW: index}, hub)
-            if hub.answer_after:
-                item = item._replace(answer=item.answer.rsplit(hub.answer_after, 1)[-1])
+            if hub.answer_after and item.question.strip() and item.answer.strip():
+                item = _after(item, hub.answer_after)
             if hub.id:
                 item = item._replace(id=_text(row, hub.id))
             if hub.difficulty:
                 item = item._replace(difficulty=_number(row, hub.difficulty))
+            elif not item.difficulty:
+                item = item._replace(difficulty=_size(item.question))
             if not item.question.strip() or not item.answer.strip():
                 raise RowError(f"empty {'answer' if item.question.strip() else 'question'}")
         except RowError as e:
@@ -61,6 +66,14 @@ def read_items(path: Path, hub: HubBenchmark, answers: Path | None = None) -> li
         ids[item.id] = index
         found.append(item._replace(metadata={**(item.metadata or {}), "row": index}))
     return found
+
+
+def _after(item: Item, mark: str) -> Item:
+    """The answer that follows the last mark; difficulty = steps of the worked answer before it, a line each."""
+    worked, there, answer = item.answer.rpartition(mark)
+    if not there:
+        raise RowError(f"no '{mark}' in the answer {item.answer[:60]!r}, after which the gold answer is to be read")
+    return item._replace(answer=answer, difficulty=float(len([line for line in worked.splitlines() if line.strip()])))
 
 
 # --- rows ---
@@ -124,8 +137,17 @@ def _value(row: Row, column: str) -> Any:
 
 
 def _text(row: Row, column: str) -> str:
+    return _whole(row, column).strip()
+
+
+def _whole(row: Row, column: str) -> str:
+    """What stands in a column, with its spaces; nothing where it is missing: it must not become the text "nan"."""
     value = _value(row, column)
-    return "" if value is None or value != value else str(value).strip()  # a missing answer must not become the text "nan"
+    if value is None or value != value:
+        return ""
+    if isinstance(value, bool) or not isinstance(value, str | int | float | Decimal):
+        raise RowError(f"column '{column}': text or a number is wanted, found {str(value)[:60]} ({type(value).__name__})")
+    return str(value)
 
 
 def _number(row: Row, column: str) -> float:
@@ -152,8 +174,7 @@ def _size(text: str) -> float:
 
 
 def _columns(row: Row, hub: HubBenchmark) -> Item:
-    question = _value(row, hub.question)
-    return Item("" if question is None else str(question), _text(row, hub.answer))
+    return Item(_whole(row, hub.question), _text(row, hub.answer))
 
 
 def _parallel(row: Row, hub: HubBenchmark) -> Item:
@@ -208,7 +229,7 @@ def _gpqa(row: Row, hub: HubBenchmark) -> Item:
 
 def _humaneval(row: Row, hub: HubBenchmark) -> Item:
     """A function's head to be finished, graded by each assertion of its hidden test; difficulty = words of the solution."""
-    prompt, entry_point, solution = str(_value(row, "prompt")), _text(row, "entry_point"), str(_value(row, "canonical_solution"))
+    prompt, entry_point, solution = _whole(row, "prompt"), _text(row, "entry_point"), _whole(row, "canonical_solution")
     try:
         tests = checks(_text(row, "test"), entry_point)
     except (SyntaxError, ValueError) as e:

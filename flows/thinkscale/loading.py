@@ -8,8 +8,10 @@ import difflib
 import functools
 import hashlib
 import json
+import os
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 from urllib.parse import urlsplit
@@ -18,8 +20,10 @@ import jinja2
 import yaml
 from jinja2 import meta
 from pydantic import ValidationError
+from upath import UPath
 
-from thinkscale.config import CATALOGUE, FLOWS, PROMPTS, Catalogue, ConfigError, Experiment, Model
+from thinkscale.config import CATALOGUE, FLOWS, PROMPTS, Catalogue, ConfigError, Experiment, Model, digest
+from thinkscale.files import put
 from thinkscale.routes import check_routes
 from thinkscale.sources import Strict
 
@@ -180,9 +184,34 @@ def model_revision(model: Model) -> str:
     hasher = hashlib.sha256()
     for file in sorted(p for p in folder.iterdir() if p.suffix in (".json", ".safetensors", ".jinja", ".model")):
         hasher.update(f"{file.name}:{file.stat().st_size}:".encode())
-        with file.open("rb") as f:  # of a big file its beginning: a safetensors header names every tensor, then weights follow
-            hasher.update(f.read(16 * 2**20))
+        if file.stat().st_size <= WHOLE:
+            hasher.update(file.read_bytes())
+        else:
+            hasher.update(_content_hash(file).encode())
     return hasher.hexdigest()[:16]
+
+
+WHOLE = 16 * 2**20
+"""Bytes up to which a file of a model is read each time; the hash of a bigger one is remembered."""
+
+
+def _content_hash(file: Path) -> str:
+    """SHA-256 of a big file: every byte counts (a fine-tune may leave the first gigabyte as it was), read once for each state of the file.
+
+    What was read is remembered beside the user's other caches by what tells two states apart: place, size, time of change, inode.
+    """
+    stat = file.stat()
+    state = digest([str(file.resolve()), stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino])
+    remembered = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "thinkscale", "weights", state)
+    with suppress(OSError):
+        if re.fullmatch(r"[0-9a-f]{64}", found := remembered.read_text()):
+            return found
+    with file.open("rb") as f:
+        found = hashlib.file_digest(f, "sha256").hexdigest()
+    with suppress(OSError):  # no home to write in: read again next time
+        remembered.parent.mkdir(parents=True, exist_ok=True)
+        put(UPath(remembered), found.encode())
+    return found
 
 
 def source_path(model: Model) -> str:

@@ -25,6 +25,7 @@ from thinkscale.config import FLOWS, ConfigError, Engine, Loss, Model, digest
 from thinkscale.endpoint import Client
 from thinkscale.loading import model_revision
 from thinkscale.plan import Study
+from thinkscale.prompting import check_alphabet
 from thinkscale.schema import TABLES
 from thinkscale.store import Store
 
@@ -97,6 +98,7 @@ def outlook(study: Study) -> str:
 
 async def measure(store: Store, loss: Loss, model: Model, engine: Engine, client: Client) -> float:
     """Score the text and publish the row. Returns bits per byte. Raises what the client raises, ConfigError."""
+    await check_alphabet(client, model.name, f"loss.text, {loss.text}", [d.text for d in documents(loss)])
     size, places = min(loss.context, model.context - 1), asyncio.Semaphore(max(1, engine.concurrency // PROMPTS_AT_ONCE))
 
     async def read(document: Document) -> tuple[list[Windowed], int, int, int]:

@@ -114,10 +114,16 @@ def _counted(rows: pd.DataFrame, at: Ints, n: Ints, ks: list[int]) -> dict[str, 
 
 
 def _scored(rows: pd.DataFrame, at: Ints, ks: list[int], seed: int | str) -> dict[str, _Column]:
-    """Metrics that choose or weigh by a score, where there is one; a problem with a sample without its score has none."""
+    """Metrics that choose or weigh by a score, where there is one; a problem with a sample without its score has none.
+
+    What could not be asked for (`too_long`) has no answer to score: it is chosen last, and wrong as everywhere.
+    """
     columns: dict[str, _Column] = {}
+    correct, unasked = rows["correct"].to_numpy(dtype=bool), np.zeros(len(rows), bool)
+    if "status" in rows:
+        unasked = (rows["status"] == "too_long").to_numpy(dtype=bool)
     for name in [s for s in SCORES if s in rows]:
-        score, correct = rows[name].to_numpy(dtype=np.float64), rows["correct"].to_numpy(dtype=bool)
+        score = np.where(unasked, -np.inf if name == "answer_logprob" else 0.0, rows[name].to_numpy(dtype=np.float64))
         held = np.nan_to_num(score)
         best = _where_known(np.isnan(score), at, estimators.best_of_k(correct, held, at, ks))
         columns[f"best@k by {name}"] = _Column(best, np.full_like(best, np.nan), np.zeros_like(best))

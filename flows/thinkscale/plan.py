@@ -12,12 +12,13 @@ from typing import Any, NamedTuple
 
 import pyarrow as pa
 
-from thinkscale.config import Catalogue, Experiment
+from thinkscale.config import Catalogue, ConfigError, Experiment, Sampling
 from thinkscale.files import is_local, place
 from thinkscale.generate import AnswerKey, SampleKey
+from thinkscale.grading import check_golds
 from thinkscale.loading import load_catalogue, load_experiment, model_revision, prompt_text
 from thinkscale.problems import Benchmark, Problem, benchmarks
-from thinkscale.prompting import example_pool
+from thinkscale.prompting import chosen, example_pool, render
 from thinkscale.routes import TraceSet, told, variants
 from thinkscale.schema import TableName
 from thinkscale.shards import Shard
@@ -25,6 +26,8 @@ from thinkscale.stopping import samples_wanted
 from thinkscale.store import Store
 
 RESULTS = Path(__file__).resolve().parents[2] / "results"
+FIRST = 100
+"""Problems of each benchmark whose prompts are filled in before an engine starts."""
 
 
 @dataclass(frozen=True)
@@ -43,12 +46,35 @@ class Study:
         return (root if is_local(root) else RESULTS / self.config.name) / "logs"
 
     def problems(self, benchmark: str) -> tuple[Problem, ...]:
-        """Its problems. Raises ConfigError where they cannot be read."""
+        """Its problems. Raises ConfigError where they cannot be read, or its grader cannot read a gold answer."""
+        if benchmark not in self._problems:
+            known = self.known[benchmark]
+            found = tuple(known.load(self.config.benchmarks[benchmark].problems, self.config.problem_seed))
+            check_golds(known, found)
+            self._problems[benchmark] = found
         return self._problems[benchmark]
 
     @cached_property
     def _problems(self) -> dict[str, tuple[Problem, ...]]:
-        return {b: tuple(self.known[b].load(use.problems, self.config.problem_seed)) for b, use in self.config.benchmarks.items()}
+        return {}
+
+    def check(self, *, fetch: bool) -> None:
+        """Read the problems and fill in prompts of the first of them: what is wrong with either is said before an engine starts.
+
+        Args: fetch: also of benchmarks that have to be asked of the hub.
+        Raises: ConfigError.
+        """
+        for name, use in self.config.benchmarks.items():
+            if not (fetch or self.known[name].at_hand):
+                continue
+            prompt, first = use.prompt or self.config.prompt, self.problems(name)[:FIRST]
+            for number in {examples for _, examples, _, _ in variants(self.config, use, Sampling())}:
+                pool = self.pool(name, number)
+                for problem in first:
+                    try:
+                        render(prompt_text(prompt), problem, chosen(pool, problem, number))
+                    except ValueError as e:
+                        raise ConfigError(f"prompts/{prompt}, benchmark {name}: {e}") from e
 
     def pool(self, benchmark: str, examples: int) -> tuple[Problem, ...]:
         """What worked examples are taken from. Raises ConfigError where there are too few."""

@@ -48,6 +48,19 @@ class Problem:
     worked: str = ""
     """Worked thinking that leads to the answer; only the training of the ladder reads it."""
 
+    @property
+    def letters(self) -> tuple[str, ...]:
+        """The letter of each choice."""
+        return tuple(chr(ord("A") + i) for i in range(len(self.choices)))
+
+    @property
+    def right_choice(self) -> int:
+        """Place of the gold answer among the choices. A letter is a letter, also where an option's text is one ("O", "A", "B", "AB");
+        otherwise it may be the option's text. Raises ValueError where it is neither.
+        """
+        gold = self.answer.strip()
+        return self.letters.index(gold) if gold in self.letters else self.choices.index(gold)
+
 
 @dataclass(frozen=True)
 class Benchmark:
@@ -65,6 +78,10 @@ class Benchmark:
     """Problem seed -> what fixes the content (generator, version and seed; or hub revision)."""
     load: Callable[[int | None, int], list[Problem]]
     """(number, seed) -> the first problems, the same prefix for every number."""
+    correct_from: float | None = None
+    """Likeness from which an answer counts as right, where the declaration states one."""
+    at_hand: bool = True
+    """Can it be read without asking the hub?"""
 
     @property
     def extent(self) -> Extent:
@@ -228,14 +245,18 @@ def _from_hub(name: str, hub: HubBenchmark) -> Benchmark:
         mean_prompt_tokens=hub.mean_prompt_tokens,
         identity=lambda seed: _hub_identity(name, hub),
         load=lambda number, seed: _read_hub(name, hub)[:number],
+        correct_from=hub.correct_from if hub.grader == "chrf" else None,
+        at_hand=all((FLOWS / hub.source / file).is_file() for file in _files(hub)),
     )
 
 
 def _hub_identity(name: str, hub: HubBenchmark) -> str:
-    """A pinned revision fixes the content; a local file may change under its name, so its content is hashed.
+    """A pinned revision fixes the content; a local file may change under its name, so its content is hashed. How it is read counts, too.
 
     Raises: ConfigError for a file of the hub without a revision: nobody could say later what was asked.
     """
+    declared = hub.model_dump(mode="json", include=_READING, exclude_defaults=True)
+    read = f" read as {digest(declared)}" if declared else ""
     local = [path for file in _files(hub) if (path := FLOWS / hub.source / file).is_file()]
     if not local and hub.revision is None:
         raise ConfigError(
@@ -243,8 +264,12 @@ def _hub_identity(name: str, hub: HubBenchmark) -> str:
             f"or set `source` to a local folder that holds {hub.file}."
         )
     if not local:
-        return f"{hub.source}/{hub.file} at {hub.revision}"
-    return f"{' '.join(_files(hub))} sha256 {digest([hashlib.sha256(path.read_bytes()).hexdigest() for path in local])}"
+        return f"{hub.source}/{hub.file} at {hub.revision}{read}"
+    return f"{' '.join(_files(hub))} sha256 {digest([hashlib.sha256(path.read_bytes()).hexdigest() for path in local])}{read}"
+
+
+_READING = {"layout", "question", "answer", "answer_after", "difficulty", "id", "columns"}
+"""Of a declaration: what makes other problems of the same file."""
 
 
 def _files(hub: HubBenchmark) -> list[str]:
@@ -256,10 +281,17 @@ def _read_hub(name: str, hub: HubBenchmark) -> list[Problem]:
     _hub_identity(name, hub)
     path, *answers = (hub_file(hub, file) for file in _files(hub))
     found: dict[str, Problem] = {}
+    golds: dict[str, str] = {}
     for index, item in enumerate(read_items(path, hub, *answers)):
         problem = _of_item(name, item)
         if problem.problem_id in found:
             raise ConfigError(f"benchmark {name}, row {index}: the same question and answer stand in an earlier row.")
+        other = golds.setdefault(problem.question, problem.answer)
+        if hub.layout == "columns" and other != problem.answer:
+            raise ConfigError(
+                f"benchmark {name}, row {index}: the question of an earlier row, with the answer {problem.answer[:60]!r} in place of "
+                f"{other[:60]!r}. One of them is graded wrong whatever is said: mend or remove a row."
+            )
         found[problem.problem_id] = problem
     if len(found) != hub.problems:
         raise ConfigError(

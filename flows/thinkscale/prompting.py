@@ -5,6 +5,9 @@ What it does not do: draw anything (see `generate`), hold a tokenizer of its own
 """
 
 import functools
+import logging
+import unicodedata
+from collections import Counter
 from collections.abc import Mapping, Sequence
 
 import jinja2
@@ -15,6 +18,12 @@ from thinkscale.endpoint import Client
 from thinkscale.problems import Benchmark, Problem
 from thinkscale.thinking import Boundary
 
+log = logging.getLogger(__name__)
+
+UNWRITTEN = 0.05
+"""Share of a text's characters that a tokenizer may lack."""
+COMMONEST = 500
+"""Characters that are tried, of a text that does not come back as it went in."""
 SPARE = 16
 """Examples beyond those asked for, in place of any that is the problem asked or shares its cluster."""
 
@@ -48,6 +57,44 @@ async def wait_ids(client: Client, model: Model, text: str) -> tuple[int, ...]:
             f"{model.name}: thinking.wait: its tokenizer reads {text!r} as {back!r}. Name another text of prompts/ in its letters."
         )
     return tuple(ids)
+
+
+async def written(client: Client, text: str, whose: str) -> tuple[int, ...]:
+    """Ids of a text that is to be scored. Raises ValueError where they stand for another one, which would be scored in its place."""
+    ids = await client.tokenize(text)
+    if _folded(back := await client.detokenize(ids)) != _folded(text):
+        raise ValueError(
+            f"{whose}: its tokenizer reads the gold answer {text!r} as {back!r}, which would be scored in its place. "
+            "Leave out the model, the benchmark or `gold_logprob`."
+        )
+    return tuple(ids)
+
+
+async def check_alphabet(client: Client, whose: str, what: str, texts: Sequence[str]) -> None:
+    """Say what of some texts the model's tokenizer cannot write; what it reads in its place is something else.
+
+    Raises: ValueError where that is more than `UNWRITTEN` of them.
+    """
+    different = [t for t in texts if _folded(await client.detokenize(await client.tokenize(t))) != _folded(t)]
+    if not different:
+        return
+    counts = Counter("".join(different))
+    lost = [
+        c
+        for c, _ in counts.most_common(COMMONEST)
+        if not c.isspace() and _folded(await client.detokenize(await client.tokenize(c))) != _folded(c)
+    ]
+    share = sum(counts[c] for c in lost) / max(1, sum(map(len, texts)))
+    said = f"{whose}: its tokenizer cannot write {', '.join(map(repr, lost[:8]))}{' ...' if len(lost) > 8 else ''}, {share:.1%} of {what}"
+    if share > UNWRITTEN:
+        raise ValueError(f"{said}: what it reads and says of it means nothing. Leave the model or the text out.")
+    if lost:
+        log.warning("%s; it reads something else there", said)
+
+
+def _folded(text: str) -> str:
+    """What a tokenizer may change without changing what is meant: case, ways to write a letter, spaces around."""
+    return unicodedata.normalize("NFKC", text).casefold().strip()
 
 
 def example_pool(benchmark: Benchmark, number: int, seed: int) -> tuple[Problem, ...]:

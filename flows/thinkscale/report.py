@@ -30,6 +30,7 @@ from thinkscale.files import listed, put, remove
 from thinkscale.findings import Finding, claimed, page, routes, saving, turned, won
 from thinkscale.foresight import foresee
 from thinkscale.graded import incomplete, read_graded
+from thinkscale.grades import graded_by
 from thinkscale.loss import measured
 from thinkscale.mend import mend
 from thinkscale.outlook import plan
@@ -83,7 +84,7 @@ def analyze(study: Study, *, mixed: bool = False) -> Analysis:
     if graded.empty:
         raise StoreError(f"{study.store.root}: no graded answers of this experiment. Run: python flows/sweep.py {study.config.name}")
     if not mixed:
-        check_unmixed(graded, study.config.name)
+        check_unmixed(graded, study)
     if study.config.stop is not None:
         return analyze_stopped(study, graded)
     seed = study.config.engine.seed
@@ -270,12 +271,18 @@ def what_was_foreseen(study: Study, graded: pd.DataFrame, bits: Mapping[str, flo
     return Concluded("What would the smaller sizes have told?", tables, tuple(figures), tuple(said))
 
 
-def check_unmixed(graded: pd.DataFrame, name: str) -> None:
-    """Raise StoreError where a benchmark was graded by several graders, or answers are of several engines: a difference may be theirs."""
+def check_unmixed(graded: pd.DataFrame, study: Study) -> None:
+    """Raise StoreError where a benchmark was graded by several graders or by another than today's, or answers are of several engines."""
     for benchmark, rows in graded.groupby("benchmark", observed=True):
         graders = sorted(rows["grader_version"].astype(str).unique())
         if len(graders) > 1:
-            raise StoreError(f"{benchmark}: graded by {', '.join(graders)}. Grade all again: python flows/regrade.py {name}")
+            raise StoreError(f"{benchmark}: graded by {', '.join(graders)}. Grade all again: python flows/regrade.py {study.config.name}")
+        now = graded_by(study.known[str(benchmark)])
+        if graders != [now]:
+            raise StoreError(
+                f"{benchmark}: graded by {graders[0]}, which is {now} by now. Grade all again, without an engine: "
+                f"python flows/regrade.py {study.config.name}"
+            )
     counted = pd.concat([graded["engine"].astype(str), graded["forced_engine"].dropna().astype(str)]).value_counts().sort_index()
     if len(counted) > 1:
         counts = ", ".join(f"{engine} ({number:,} answers)" for engine, number in counted.items())

@@ -16,7 +16,7 @@ import pyarrow as pa
 
 from thinkscale.config import digest
 from thinkscale.conversation import conversations
-from thinkscale.forced import Forced, brier, right_choice, teacher_forced
+from thinkscale.forced import Forced, brier, teacher_forced
 from thinkscale.generate import TOO_LONG, Answer, AnswerKey, Generator, SampleKey
 from thinkscale.grades import grade_part
 from thinkscale.problems import Benchmark, Problem
@@ -207,7 +207,7 @@ def _of_slice(store: Store, table: TableName, columns: list[str], shard: Shard) 
 
 def _forced_row(shard: Shard, key: AnswerKey, trace_hash: str, found: Forced | None, generator: Generator) -> dict[str, Any]:
     choices = found.choices if found else ()
-    right = right_choice(shard.by_id[key.problem_id]) if choices else 0
+    right = shard.by_id[key.problem_id].right_choice if choices else 0
     return {
         "trace_set_id": shard.trace_set.trace_set_id,
         "cell_id": shard.trace_set.cell_id(key.thinking_budget),
