@@ -103,7 +103,12 @@ def _check_travels(config: Experiment) -> None:
 
 
 _OURS = ("--host", "--port", "--uds", "--api-key", "--hf-token")
-_SECRET = re.compile(r"^([A-Z0-9_]*(?:KEY|TOKEN|SECRET|PASSWORD|AUTH)[A-Z0-9_]*=).*", re.DOTALL)
+_SECRET = re.compile(
+    # a variable that is set, anywhere in a word (`-eHF_TOKEN=`, `--env=A=1,hf_token=`, a line for a shell); no flag (`--max-tokens=8`), and
+    # neither a number of tokens nor the id of one
+    r"(?<![\w-])(-?\w*(?:KEY|TOKEN(?!IZER|\w*=\d+(?:[\s,;]|$))|SECRET|PASSW|AUTH)\w*=).*",
+    re.DOTALL | re.IGNORECASE,
+)
 
 
 def check_flags(words: Sequence[str], where: str) -> None:
@@ -111,19 +116,19 @@ def check_flags(words: Sequence[str], where: str) -> None:
     engine to other machines. The message does not repeat the value.
     """
     for word in words:
-        flag = word.split("=")[0].replace("_", "-")
-        if len(flag) > 3 and any(ours.startswith(flag) for ours in _OURS):  # the engine takes shortened flags too
+        for flag in (part.split("=")[0].replace("_", "-") for part in word.split()):  # a word may be a line for a shell
+            if len(flag) > 3 and any(ours.startswith(flag) for ours in _OURS):  # the engine takes shortened flags too
+                raise ConfigError(
+                    f"{where}: '{flag}': engines listen on the loopback, with a random key. Remove it; a hub token: into the environment."
+                )
+        if secret := _SECRET.search(word):
             raise ConfigError(
-                f"{where}: '{flag}': engines listen on the loopback, with a random key. Remove it; a hub token goes into the environment."
-            )
-        if hidden(word) != word:
-            raise ConfigError(
-                f"{where}: '{word.split('=')[0]}=...': a secret here would stand in logs and process lists. Put it into the environment."
+                f"{where}: '{secret[1]}...': a secret here would stand in logs and process lists. Put it into the environment."
             )
 
 
 def hidden(word: str) -> str:
-    """A word of a command line as it may be shown: without the value where it sets a variable that is called a key, token or password."""
+    """A word of a command line as it may be shown: up to the value of a variable that is called a key, token or password."""
     return _SECRET.sub(r"\1...", word)
 
 
