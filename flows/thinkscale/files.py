@@ -11,6 +11,7 @@ import functools
 import os
 import re
 import uuid
+from datetime import datetime
 from pathlib import Path, PurePosixPath
 from typing import Any, TypeGuard
 from urllib.parse import urlsplit
@@ -233,3 +234,14 @@ def age(path: UPath) -> float:
     finally:
         with contextlib.suppress(OSError):
             now.unlink(missing_ok=True)
+
+
+def written(path: UPath) -> datetime | None:
+    """When a file of an object store was written, by the store's clock; None on a disk (see `age`), or where it does not tell."""
+    if is_local(path):
+        return None
+    try:
+        when = path.fs.modified(path.path)
+    except (OSError, NotImplementedError, KeyError):
+        return None
+    return when if isinstance(when, datetime) else None
