@@ -129,10 +129,10 @@ def experiment_name(experiment: object) -> str:
 def sweep_again(experiment: object, results: str, pool: str | None, replicas: int = 1) -> str:
     """The command that finishes what a sweep left owed."""
     given = as_given(experiment)
-    words = ["python flows/sweep.py", given if isinstance(given, str) else "THE_SAME.yaml"]
+    words = ["python", "flows/sweep.py", given if isinstance(given, str) else "THE_SAME.yaml"]
     words += ["--results", results] if results != str(RESULTS) else []
     words += ["--pool", pool] if pool else []
-    return " ".join([*words, *(["--replicas", str(replicas)] if replicas > 1 else [])])
+    return shlex.join([*words, *(["--replicas", str(replicas)] if replicas > 1 else [])])
 
 
 def opened(experiment: object, results: str, *, deployed: bool) -> Study:
