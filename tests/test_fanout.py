@@ -125,8 +125,8 @@ def _pause(seconds):
 
 def test_resources_come_from_the_catalogue():
     big = model(params=32_000_000_000, gpus=4, minutes=720)
-    assert resources(big) == {"gpus": 4, "memory_gb": 16 + 77, "minutes": 720, "seconds": 43200}
-    assert resources(model()) == {"gpus": 1, "memory_gb": 17}
+    assert resources(big) == {"gpus": 4, "cpus": 32, "memory_gb": 16 + 77, "minutes": 720, "seconds": 43200}
+    assert resources(model()) == {"gpus": 1, "cpus": 8, "memory_gb": 17}
 
 
 def test_an_experiment_travels_as_its_content():
