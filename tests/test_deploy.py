@@ -267,6 +267,13 @@ def test_the_kubernetes_job_of_a_32b_model_on_four_gpus_is_the_golden_one():
     assert text == (GOLDEN / "kubernetes-qwen3-32b.json").read_text()
 
 
+def test_a_kubernetes_job_goes_to_the_nodes_and_has_the_secret_that_its_site_names():
+    said = {"node_selector": {"gpu": "h100"}, "tolerations": [{"key": "nvidia.com/gpu", "operator": "Exists"}], "secret": "ours"}
+    pod = rendered("kubernetes", **big(), **said)["job_manifest"]["spec"]["template"]["spec"]
+    assert (pod["nodeSelector"], pod["tolerations"]) == (said["node_selector"], said["tolerations"])
+    assert pod["containers"][0]["envFrom"] == [{"secretRef": {"name": "ours", "optional": True}}]
+
+
 def test_the_srun_line_of_a_32b_model_on_four_gpus_is_the_golden_one_and_runs(tmp_path):
     python = tmp_path / "a checkout" / "python"
     python.parent.mkdir()
