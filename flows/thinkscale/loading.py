@@ -8,6 +8,7 @@ import difflib
 import functools
 import hashlib
 import json
+import math
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -25,6 +26,8 @@ from thinkscale.sources import Strict
 
 T = TypeVar("T", bound=Strict)
 
+MOST_VALUES = 100_000
+"""In one YAML file; the catalogue has a few thousand."""
 PROMPT_NAMES = ("question", "choices", "examples")
 """What a prompt's template may use; each of the examples has question, choices, answer, worked."""
 
@@ -202,7 +205,7 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     except yaml.MarkedYAMLError as e:
         where = f", line {e.problem_mark.line + 1}" if e.problem_mark else ""
         raise ConfigError(f"{path.name}{where}: not valid YAML: {', '.join(filter(None, (e.context, e.problem)))}.") from e
-    except (yaml.YAMLError, UnicodeDecodeError) as e:
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as e:
         raise ConfigError(f"{path.name}: not a YAML file in UTF-8: {' '.join(str(e).split())}.") from e
     except OSError as e:
         raise ConfigError(f"{path}: cannot be read: {e.strerror}.") from e
@@ -214,7 +217,23 @@ def _read_yaml(path: Path) -> dict[str, Any]:
 
 
 class _UniqueKeys(yaml.SafeLoader):
-    """YAML lets a second key replace the first in silence: here it is an error."""
+    """YAML lets a second key replace the first in silence, and a few lines of anchors stand for billions of values: both are errors."""
+
+    def construct_document(self, node: yaml.Node) -> Any:
+        self._size(node, {})
+        return super().construct_document(node)
+
+    def _size(self, node: yaml.Node, known: dict[int, float]) -> float:
+        """Values that a node stands for, anchors written out."""
+        if id(node) not in known:
+            known[id(node)] = math.inf  # until its parts are counted: what holds itself has no end
+            pairs = isinstance(node, yaml.MappingNode)
+            parts = [part for pair in node.value for part in pair] if pairs else node.value if isinstance(node, yaml.SequenceNode) else []
+            known[id(node)] = 1 + sum(self._size(part, known) for part in parts)
+            if known[id(node)] > MOST_VALUES:
+                problem = f"with its anchors (&) written out this is more than {MOST_VALUES:,} values"
+                raise yaml.constructor.ConstructorError(None, None, problem, node.start_mark)
+        return known[id(node)]
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen = set()
