@@ -230,10 +230,17 @@ def test_one_error_names_file_key_what_was_found_and_the_nearest_name(
     assert "\n" not in message and "pydantic" not in message and message.endswith((".", "?"))
 
 
+BOMB = "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n" + "".join(f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 10)}]\n" for i in range(1, 10))
+"""Ten lines that stand for ten billion values."""
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [
         ("name: a\nname: b\n", "mine.yaml, line 2: not valid YAML: key 'name' is given twice."),
+        (BOMB, "mine.yaml, line 5: not valid YAML: with its anchors (&) written out this is more than 100,000 values."),
+        ("a: &a\n  - [*a]\n", "mine.yaml, line 2: not valid YAML: with its anchors (&) written out this is more than 100,000 values."),
+        ("[" * 5000, "mine.yaml: not a YAML file in UTF-8: maximum recursion depth exceeded"),
         (
             "name: [unclosed\nmodels: 1\n",
             "mine.yaml, line 2: not valid YAML: while parsing a flow sequence, expected ',' or ']', but got ':'.",
@@ -243,6 +250,7 @@ def test_one_error_names_file_key_what_was_found_and_the_nearest_name(
         ("name: \x00\n", "mine.yaml: not a YAML file in UTF-8"),
         ("name: mine\nasks: 2026-01-01\n", "neither text, number"),
     ],
+    ids=lambda text: repr(text[:30]),
 )
 def test_files_that_are_no_experiment(tmp_path: Path, text: str, said: str) -> None:
     with pytest.raises(ConfigError, match=r"^mine\.yaml[:,] ") as error:

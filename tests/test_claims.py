@@ -104,6 +104,35 @@ os.kill(os.getpid(), signal.SIGKILL)
     assert os.listdir(tmp_path / "claims") == []
 
 
+def test_the_beat_of_a_machine_that_died_is_deleted_by_who_saw_it_silent_and_no_living_one(tmp_path):
+    dead, living, watcher = claims(tmp_path, timeout=0.2), claims(tmp_path, timeout=60.0), claims(tmp_path, timeout=0.2)
+    for mine in (dead, living, watcher):
+        mine._beat(0)
+    assert dead.take("s", "") and not watcher.take("s", "")
+    watcher.forget(set())
+    assert dead._beat_file(dead.owner.token).exists(), "it may live: it was seen silent for no time yet"
+    time.sleep(0.3)
+    assert watcher.take("s", "")
+    watcher.release("s")
+    watcher.forget({"s"})
+    assert {seen.owner.token for seen in at_work(Store(tmp_path))} == {living.owner.token, watcher.owner.token}
+
+
+def test_beats_of_another_version_of_this_project_are_read_and_what_is_no_beat_is_not_ours(tmp_path):
+    other, watcher = claims(tmp_path), claims(tmp_path)
+    other._beat(0)
+    assert other.take("s", "")
+    beat = other._beat_file(other.owner.token)
+    said = json.loads(beat.read_text())
+    beat.write_text(json.dumps({**said, "more": 1, "owner": {**said["owner"], "cloud": "x"}}))
+    assert [seen.owner for seen in at_work(Store(tmp_path))] == [other.owner] and not watcher.take("s", "")
+    for no_beat in ("[]", "{}", '{"beat": 1, "owner": {"token": "x"}, "slices": []}', '{"beat": 1, "owner": null, "slices": []}'):
+        beat.write_text(no_beat)
+        watcher.forget({"t"})
+        assert at_work(Store(tmp_path)) == [] and watcher.free(["s"]) == {"s"}
+    assert watcher.take("s", "")
+
+
 def test_after_all_is_forgotten_an_old_owner_finds_that_it_lost(tmp_path):
     old, new, third = claims(tmp_path, timeout=0.1), claims(tmp_path, timeout=0.1), claims(tmp_path, timeout=0.1)
     for mine in (old, new, third):

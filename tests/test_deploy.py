@@ -267,9 +267,21 @@ def test_the_kubernetes_job_of_a_32b_model_on_four_gpus_is_the_golden_one():
     assert text == (GOLDEN / "kubernetes-qwen3-32b.json").read_text()
 
 
+def test_a_kubernetes_job_goes_to_the_nodes_and_has_the_secret_that_its_site_names():
+    said = {"node_selector": {"gpu": "h100"}, "tolerations": [{"key": "nvidia.com/gpu", "operator": "Exists"}], "secret": "ours"}
+    pod = rendered("kubernetes", **big(), **said)["job_manifest"]["spec"]["template"]["spec"]
+    assert (pod["nodeSelector"], pod["tolerations"]) == (said["node_selector"], said["tolerations"])
+    assert pod["containers"][0]["envFrom"] == [{"secretRef": {"name": "ours", "optional": True}}]
+
+
 def test_the_srun_line_of_a_32b_model_on_four_gpus_is_the_golden_one_and_runs(tmp_path):
-    job = rendered("slurm", **big(), partition="a100", python=sys.executable)
-    line = job["command"].replace(sys.executable, "PYTHON")
+    python = tmp_path / "a checkout" / "python"
+    python.parent.mkdir()
+    python.write_text(f'#!/bin/sh\nexec {sys.executable} "$@"\n')
+    python.chmod(0o755)
+    job = rendered("slurm", **big(), partition="a100", python=str(python), working_dir=str(python.parent))
+    assert job["working_dir"] == str(python.parent)
+    line = job["command"].replace(str(python), "PYTHON")
     assert line + "\n" == (GOLDEN / "srun-qwen3-32b.txt").read_text()
     srun = tmp_path / "srun"  # stands in for Slurm: notes what it was asked, runs the command
     srun.write_text(

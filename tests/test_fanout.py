@@ -125,8 +125,8 @@ def _pause(seconds):
 
 def test_resources_come_from_the_catalogue():
     big = model(params=32_000_000_000, gpus=4, minutes=720)
-    assert resources(big) == {"gpus": 4, "memory_gb": 16 + 77, "minutes": 720, "seconds": 43200}
-    assert resources(model()) == {"gpus": 1, "memory_gb": 17}
+    assert resources(big) == {"gpus": 4, "cpus": 32, "memory_gb": 16 + 77, "minutes": 720, "seconds": 43200}
+    assert resources(model()) == {"gpus": 1, "cpus": 8, "memory_gb": 17}
 
 
 def test_an_experiment_travels_as_its_content():
@@ -168,6 +168,7 @@ def test_content_that_is_wrong_gets_the_same_error_as_a_file():
 def test_the_command_that_finishes_is_the_one_that_was_given(tmp_path):
     assert console.sweep_again("nano", str(tmp_path), "gpu") == f"python flows/sweep.py nano --results {tmp_path} --pool gpu"
     assert console.sweep_again("nano", str(RESULTS), "gpu", 2) == "python flows/sweep.py nano --pool gpu --replicas 2"
+    assert console.sweep_again("my $1.yaml", "a b", None) == "python flows/sweep.py 'my $1.yaml' --results 'a b'"
     assert console.experiment_name("a/b/mine.yaml") == "mine" and console.experiment_name({"name": "x"}) == "x"
 
 

@@ -61,6 +61,16 @@ def test_the_first_to_publish_a_name_has_it(folder):
     assert [p.name for p in files.listed(folder / "a")] == ["b"] and files.listed(folder / "none") == []
 
 
+def test_a_full_disk_is_said_with_the_file_that_could_not_be_written(tmp_path, monkeypatch):
+    def full(descriptor):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(files.os, "fsync", full)
+    with pytest.raises(OSError, match="No space left on device") as error:
+        files.put(UPath(tmp_path) / "a", b"1")
+    assert error.value.filename == str(tmp_path / "a") and not list(tmp_path.iterdir())
+
+
 def test_what_another_writes_is_seen_at_once(folder):
     assert files.listed(folder / "a") == []
     code = f"import sys; sys.path.insert(0, {str(FLOWS)!r}); from thinkscale import files\n"

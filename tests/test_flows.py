@@ -6,9 +6,12 @@ and analyzes, and tells what it saw; the third is interrupted.
 
 import asyncio
 import contextlib
+import errno
 import json
+import logging
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -20,13 +23,16 @@ import pytest
 import yaml
 
 from fakes import FAKE_VLLM, engines, eventually, files, processes, rows
-from thinkscale import evaluate
+from thinkscale import console, evaluate
+from thinkscale.compare import ClaimError
 from thinkscale.config import FLOWS
+from thinkscale.files import FilesError
 from thinkscale.graded import read_graded
 from thinkscale.plan import open_study, owed_shards
 from thinkscale.report import analyze, check_unmixed
 from thinkscale.schema import SCHEMA_VERSION
 from thinkscale.store import StoreError
+from thinkscale.tidy import TableError
 
 EXPERIMENT = {
     "name": "flows",
@@ -251,6 +257,85 @@ def test_a_wrong_key_is_one_line_that_names_the_nearest(tmp_path):
     done = subprocess.run([sys.executable, str(FLOWS / "sweep.py"), str(path)], capture_output=True, text=True, timeout=60)
     assert done.returncode == 1
     assert done.stderr == "error: typo.yaml: unknown key 'num_sample'. Did you mean 'num_samples'?\n"
+
+
+def refused(status):
+    request = httpx.Request("GET", "http://user:secret@prefect:4200/api/x")
+    return httpx.HTTPStatusError("", request=request, response=httpx.Response(status, request=request))
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (NotADirectoryError(errno.ENOTDIR, "Not a directory", "a/b"), "a/b: cannot be read or written: Not a directory."),
+        (OSError(errno.EROFS, "Read-only file system", "a/.b.tmp", None, "a/b"), "a/b: cannot be read or written: Read-only file system."),
+        (TableError("drawing was stopped"), "drawing was stopped"),
+        (StoreError("parts differ"), "parts differ"),
+        (ClaimError("twice"), "twice"),
+        (FilesError("no links"), "no links"),
+        (refused(401), "prefect:4200: answered 401 Unauthorized. Of a Prefect server: PREFECT_API_AUTH_STRING must be its user:password."),
+        (refused(500), "prefect:4200: answered 500 Internal Server Error."),
+        (
+            httpx.ConnectError("refused"),
+            "Prefect's API does not answer (ConnectError: refused). PREFECT_API_URL must be a server that runs",
+        ),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_what_is_no_fault_of_ours_is_one_line_without_a_traceback(error, said, monkeypatch, caplog):
+    async def flow():
+        try:
+            raise error
+        except Exception:
+            logging.getLogger("prefect.flow_runs").exception("as Prefect logs it")
+            raise
+
+    monkeypatch.setattr(os, "environ", dict(os.environ))
+    monkeypatch.setattr(logging.getLogger("prefect.flow_runs"), "propagate", True)
+    console.settle_prefect()
+    with pytest.raises(SystemExit) as ended:
+        console.run(flow, "http://server")
+    assert str(ended.value).startswith(f"error: {said}") and "\n" not in str(ended.value)
+    assert "as Prefect logs it" in caplog.text and "Traceback" not in caplog.text
+
+
+@pytest.mark.parametrize("error", [ValueError("x"), KeyError("x"), OSError("no file's"), RuntimeError("x")], ids=repr)
+def test_a_fault_of_ours_keeps_its_traceback(error, monkeypatch, caplog):
+    async def flow():
+        try:
+            raise error
+        except Exception:
+            logging.getLogger("prefect.flow_runs").exception("as Prefect logs it")
+            raise
+
+    monkeypatch.setattr(os, "environ", dict(os.environ))
+    monkeypatch.setattr(logging.getLogger("prefect.flow_runs"), "propagate", True)
+    console.settle_prefect()
+    with pytest.raises(type(error)):
+        console.run(flow, "http://server")
+    assert "Traceback" in caplog.text
+
+
+def test_results_in_a_file_are_one_line(tmp_path):
+    experiment, results = written(tmp_path)
+    results.write_text("")
+    done = subprocess.run([sys.executable, str(FLOWS / "sweep.py"), experiment, "--results", str(results)], capture_output=True, text=True)
+    assert done.returncode == 1
+    assert done.stderr == f"error: {results}/flows/logs: cannot be read or written: Not a directory.\n"
+
+
+def test_deploying_to_a_server_that_is_not_there_is_one_line():
+    with socket.socket() as s:  # bound, and nobody listens
+        s.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{s.getsockname()[1]}/api"
+        done = subprocess.run(
+            [sys.executable, str(FLOWS / "deploy.py")], capture_output=True, text=True, env={**os.environ, "PREFECT_API_URL": url}
+        )
+    assert (
+        done.returncode == 1
+        and done.stderr.startswith("error: Prefect's API does not answer (ConnectError")
+        and done.stderr.count("\n") == 1
+    )
 
 
 def test_engines_and_graders_are_not_mixed_unasked(runs):

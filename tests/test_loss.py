@@ -58,6 +58,10 @@ def test_a_text_that_is_not_one_is_an_error_that_says_where(tmp_path, lines, sai
         loss.documents(Loss(text=str(path)))
     with pytest.raises(ConfigError, match="no file"):
         loss.documents(Loss(text=str(tmp_path / "nowhere.txt")))
+    for name in ("binary.txt", "binary.jsonl"):
+        (tmp_path / name).write_bytes(b"ab\xff\x00")
+        with pytest.raises(ConfigError, match=rf"{name} is not text in UTF-8 \(invalid start byte at byte 2\)"):
+            loss.documents(Loss(text=str(tmp_path / name)))
 
 
 def test_the_loss_of_each_model_is_measured_once_and_is_the_sum_over_its_tokens(tmp_path):

@@ -95,6 +95,9 @@ class Nvml:
     def nvmlDeviceGetHandleByIndex(self, index):
         return index
 
+    def nvmlDeviceGetUUID(self, index):
+        return f"GPU-{('deadbeef', 'deadcafe', 'beefcafe')[index]}-0000"
+
     def nvmlDeviceGetMemoryInfo(self, index):
         return type("Memory", (), {"used": (index + 1) * 2**30})
 
@@ -109,14 +112,33 @@ class Nvml:
 
 @pytest.mark.parametrize(
     ("visible", "gpus", "expected"),
-    [("", 1, (1024, 1, 5)), ("", 3, (6144, 6, 30)), ("2", 1, (3072, 3, 15)), ("1,2", 2, (5120, 5, 25)), ("1,2", 1, (2048, 2, 10))],
+    [
+        (None, 1, (1024, 1, 5)),
+        (None, 3, (6144, 6, 30)),
+        ("2", 1, (3072, 3, 15)),
+        ("1,2", 2, (5120, 5, 25)),
+        ("1, 2", 1, (2048, 2, 10)),
+        ("GPU-deadcafe-0000", 1, (2048, 2, 10)),
+        ("GPU-beef,GPU-deadb", 2, (4096, 4, 20)),
+        ("1,MIG-deadbeef", 1, (2048, 2, 10)),
+        ("", 1, (None, None, None)),
+        ("-1", 1, (None, None, None)),
+        ("GPU-dead", 1, (None, None, None)),  # which of two?
+        ("GPU-cafe", 1, (None, None, None)),
+        ("MIG-deadbeef", 1, (None, None, None)),
+        ("1", 2, (None, None, None)),
+        ("3", 1, (None, None, None)),
+    ],
 )
 def test_gpus_are_summed_over_those_that_the_engine_uses(monkeypatch, visible, gpus, expected):
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if visible is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
     assert gpu_now(gpus, Nvml()) == Gpu(*expected)
 
 
-def test_a_gpu_that_does_not_tell_is_unknown_and_not_zero():
+def test_a_gpu_that_does_not_tell_is_unknown_and_not_zero(monkeypatch):
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     assert gpu_now(1, Nvml(silent=True)) == Gpu(None, None, None)
 
 

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import logging
+import shlex
 
 import pytest
 
@@ -78,10 +79,12 @@ def test_an_address_without_one_is_taken(tmp_path):
 
 
 UNSAFE = [["--api-key", "marked"], ["--api_key=marked"], ["--api-k", "marked"], ["--hf-token=marked"], ["HF_TOKEN=marked"]]
+UNSAFE += [["--env=HF_TOKEN=marked"], ["--env", "A=1,HF_TOKEN=marked"], ["-eHF_TOKEN=marked"], ["hf_token=marked"], ["Api_Key=marked"]]
+UNSAFE += [["bash", "-c", "export 'HF_TOKEN=marked'"], ["bash", "-c", "exec vllm --api-key marked"], ["HF_TOKENS=marked,marked"]]
 UNSAFE += [["--host", "0.0.0.0"], ["--host=0.0.0.0"], ["--port", "80"], ["--uds", "/tmp/x"]]
 
 
-@pytest.mark.parametrize("words", UNSAFE, ids=lambda words: words[0])
+@pytest.mark.parametrize("words", UNSAFE, ids=" ".join)
 def test_a_command_line_holds_no_secret_and_opens_no_engine_wherever_it_is_written(tmp_path, monkeypatch, words):
     said = []
     with pytest.raises(ConfigError, match=r"fake\.yaml: engine\.command") as error:
@@ -94,7 +97,7 @@ def test_a_command_line_holds_no_secret_and_opens_no_engine_wherever_it_is_writt
         load_catalogue(tmp_path / "models.yaml")
     said.append(str(error.value))
     opened = study(tmp_path, engine={})
-    monkeypatch.setenv("THINKSCALE_ENGINE_COMMAND", " ".join(["env", *words, "vllm"]))
+    monkeypatch.setenv("THINKSCALE_ENGINE_COMMAND", shlex.join(["env", *words, "vllm"]))
     with pytest.raises(ConfigError, match="THINKSCALE_ENGINE_COMMAND") as error:
         launch.engine_command(opened.catalogue.models[MODEL], opened.config.engine, "cpu", 1, 0)
     assert "marked" not in " ".join([*said, str(error.value)])
@@ -108,9 +111,29 @@ def test_engines_listen_on_the_loopback(tmp_path):
         assert port.getsockname()[0] == "127.0.0.1"
 
 
-def test_words_are_shown_without_secrets_and_otherwise_as_they_are():
-    shown = [hidden(w) for w in ("HF_TOKEN=x y\nz", "VLLM_API_KEY=k", "VLLM_HTTP_TIMEOUT_KEEP_ALIVE=60", "--max-num-batched-tokens=8")]
-    assert shown == ["HF_TOKEN=...", "VLLM_API_KEY=...", "VLLM_HTTP_TIMEOUT_KEEP_ALIVE=60", "--max-num-batched-tokens=8"]
+HIDDEN = {
+    "HF_TOKEN=x y\nz": "HF_TOKEN=...",
+    "VLLM_API_KEY=k": "VLLM_API_KEY=...",
+    "--env=HF_TOKEN=x": "--env=HF_TOKEN=...",
+    "A=1,HF_TOKEN=x,B=2": "A=1,HF_TOKEN=...",
+    "-eHF_TOKEN=x": "-eHF_TOKEN=...",
+    "hf_token=x": "hf_token=...",
+    "export A=1 HF_TOKEN=x; exec vllm": "export A=1 HF_TOKEN=...",
+    "db_password=1": "db_password=...",
+}
+HARMLESS = (
+    "VLLM_HTTP_TIMEOUT_KEEP_ALIVE=60",
+    "--max-num-batched-tokens=8",
+    "--max_num_batched_tokens=8",
+    "--tokenizer=a",
+    "--ssl-keyfile=a",
+)
+HARMLESS += ("--speculative-config.num_speculative_tokens=5", "--hf-overrides.eos_token_id=2", "TOKENIZERS_PARALLELISM=false")
+
+
+def test_words_are_shown_without_secrets_and_otherwise_as_they_are(tmp_path):
+    assert {word: hidden(word) for word in (*HIDDEN, *HARMLESS)} == HIDDEN | {word: word for word in HARMLESS}
+    assert study(tmp_path, engine={"command": [*FAKE_VLLM, *HARMLESS]}).config.engine.command == (*FAKE_VLLM, *HARMLESS)
 
 
 @pytest.mark.parametrize("tag", ["!!python/object/apply:os.mkdir", "!!python/object/new:os.mkdir", "!!python/name:os.mkdir"])

@@ -1,6 +1,7 @@
 """How far an experiment is, from disk alone."""
 
 import os
+import re
 import subprocess
 import sys
 import time
@@ -10,13 +11,20 @@ import pandas as pd
 import pytest
 import yaml
 from rich.console import Console
+from upath import UPath
 
 from fakes import FAKE_VLLM, run_fake, run_toy, study
 from test_claims import claims
+from thinkscale.claims import at_work
 from thinkscale.config import FLOWS
+from thinkscale.files import place
 from thinkscale.graded import read_graded
+from thinkscale.outlook import plan, plan_table
 from thinkscale.plan import open_study, owed_shards
-from thinkscale.status import cells, speed, status_view, time_left
+from thinkscale.printed import show
+from thinkscale.report import analyze
+from thinkscale.status import cells, speed, status_view, time_left, workers_lines
+from thinkscale.store import Store
 
 
 def printed(opened):
@@ -74,6 +82,48 @@ def test_who_is_at_work_is_shown_and_who_may_be_dead_is_said_to_be_silent(tmp_pa
         os.utime(beat, (time.time() - 45, time.time() - 45))
         assert "fake-100k on node7 (process 12, silent for 45 s): sums 1-4" in printed(opened)
     assert "at work: nobody" in printed(opened)
+
+
+def test_nobody_is_at_work_who_was_silent_for_ten_times_its_timeout_or_where_nothing_is_owed(tmp_path):
+    opened = study(tmp_path)
+    with claims(opened.store.root, timeout=60.0, host="node7") as mine:
+        beat = mine._beat_file(mine.owner.token)
+        os.utime(beat, (time.time() - 590, time.time() - 590))
+        assert "silent for 590 s" in printed(opened)
+        os.utime(beat, (time.time() - 610, time.time() - 610))
+        assert "at work: nobody" in printed(opened)
+        mine._beat(1)
+        assert "node7" in printed(opened)
+        run_toy(opened)
+        assert "at work: nobody" in printed(opened)
+
+
+def test_in_an_object_store_it_is_said_when_somebody_was_last_heard_of():
+    store = Store(place(f"memory://{os.urandom(4).hex()}"))
+    with claims(store.root, host="node7", pid=12):
+        (line,) = workers_lines(at_work(store), float("nan"), float("nan"))
+    assert re.match(r"at work: fake-100k on node7 \(process 12, last heard of at 20\d\d-\d\d-\d\d \d\d:\d\d:\d\d\): no shard", line)
+
+
+def test_what_people_wrote_is_shown_as_it_is_with_brackets_too(tmp_path, capsys):
+    sides = {"better": {"model": "fake-100k", "thinking_budget": 16}, "worse": {"model": "fake-100k", "thinking_budget": 0}}
+    claim = {"name": "it [/b] helps", "benchmark": "mapping", **sides}
+    (folder := tmp_path / "[/results]").mkdir(parents=True)
+    opened = study(folder, asks="Does [/INST] help?", claims=[claim])
+    with claims(opened.store.root, host="[/node]") as mine:
+        mine.take("s", "sums")
+        mine._beat(1)
+        said = printed(opened)
+        assert "Does [/INST] help?" in said and "at work: fake-100k on [/node]" in said
+    Console(width=150).print(plan_table(opened, plan(opened)))
+    assert "Does [/INST] help?" in capsys.readouterr().out
+    run_toy(opened)
+    analysis = analyze(opened)
+    (part,) = opened.store.root.glob("summary.parquet")
+    show(replace(analysis, quarantined=(UPath(part),), engines=("[/a]", "b")))
+    said = capsys.readouterr().out
+    assert "it [/b] helps" in said and "come from [/a], b." in said
+    assert str(analysis.files[0]) in said and str(part.parent) in said.replace("\n", "")
 
 
 def test_the_status_of_a_run_has_its_speed(tmp_path):

@@ -20,7 +20,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from types import TracebackType
 from typing import Any, NamedTuple, Self, TypeVar
 
@@ -65,6 +65,16 @@ class Owner:
         return self.machine == files.machine() and not files.is_running(self.pid, self.started)
 
 
+class Beat(NamedTuple):
+    """What a beat file says."""
+
+    number: int
+    """Grows while its process lives."""
+    owner: Owner
+    slices: tuple[str, ...]
+    """Labels of what it works on."""
+
+
 class Claim(NamedTuple):
     """The last generation of a slice's claim."""
 
@@ -90,7 +100,7 @@ class Claims:
         host, machine = socket.gethostname(), files.machine()
         self.owner = Owner(os.urandom(8).hex(), model, host, machine, me, files.started(me), timeout, logs, run)
         self._held: dict[str, Held] = {}
-        self._seen: dict[str, tuple[Any, float]] = {}
+        self._seen: dict[str, tuple[int, float]] = {}
         self._ending = threading.Event()
         self._thread = threading.Thread(target=self._keep_beating, daemon=True, name="claims")
         self._turns = ThreadPoolExecutor(1, thread_name_prefix="claim")
@@ -158,11 +168,11 @@ class Claims:
         del self._held[slice_id]
 
     def forget(self, slice_ids: set[str]) -> None:
-        """Delete the claims on slices that nothing is owed of, unless somebody holds them, and the beats of owners that are gone."""
+        """Delete the claims on slices that nothing is owed of, unless somebody holds them, and the beats of owners known to be dead."""
         there = files.listed(self.folder, ".json")
         for path in there:
-            said = _read(path) if path.name.startswith("owner-") else None
-            if said is not None and Owner(**said["owner"]).gone:
+            beat = _heard(path) if path.name.startswith("owner-") else None
+            if beat is not None and beat.owner.token != self.owner.token and self._is_silent(beat):
                 files.remove(path)
         claimed = _by_slice(there)
         for slice_id in self._free(slice_ids & claimed.keys(), claimed):
@@ -181,18 +191,18 @@ class Claims:
         return said == {"owner": self.owner.token} and _read(self._file(slice_id, generation + 1)) is None
 
     def _is_dead(self, token: str) -> bool:
-        said = _read(self._beat_file(token))
-        if said is None:  # the beat is there before the first claim and goes after the last
-            return True
-        owner = Owner(**said["owner"])
-        if owner.gone:
+        beat = _heard(self._beat_file(token))
+        return beat is None or self._is_silent(beat)  # the beat is there before the first claim and goes after the last
+
+    def _is_silent(self, beat: Beat) -> bool:
+        if beat.owner.gone:
             return True
         now = time.monotonic()
-        beat, since = self._seen.setdefault(token, (said["beat"], now))
-        if beat != said["beat"]:
-            self._seen[token] = (said["beat"], now)
+        number, since = self._seen.setdefault(beat.owner.token, (beat.number, now))
+        if number != beat.number:
+            self._seen[beat.owner.token] = (beat.number, now)
             return False
-        return now - since > max(self.timeout, owner.timeout)
+        return now - since > max(self.timeout, beat.owner.timeout)
 
     def _file(self, slice_id: str, generation: int) -> UPath:
         return self.folder / f"{slice_id}.{generation}.json"
@@ -223,16 +233,17 @@ class Seen(NamedTuple):
     """Grows while it lives."""
     silent: float
     """Seconds since the last beat by the filesystem's own clock; NaN in an object store."""
+    file: UPath
+    """Its beat."""
 
 
 def at_work(store: Store) -> list[Seen]:
     """Who works on an experiment; processes that certainly ended are left out, others may have died `silent` seconds ago."""
     found = []
     for path in files.listed(store.root / FOLDER, ".json", "owner-"):
-        said = _read(path)
-        if said is not None:
-            seen = Seen(Owner(**said["owner"]), tuple(said["slices"]), said["beat"], files.age(path))
-            found += [] if seen.owner.gone else [seen]
+        beat = _heard(path)
+        if beat is not None and not beat.owner.gone:
+            found.append(Seen(beat.owner, beat.slices, beat.number, files.age(path), path))
     return found
 
 
@@ -252,15 +263,25 @@ def _last(generations: Mapping[int, UPath]) -> Claim:
         return Claim(0, None)
     last = max(generations)
     said = _read(generations[last])
-    return Claim(last, None if said is None else said["owner"])
+    return Claim(last, None if said is None else said.get("owner"))
+
+
+def _heard(path: UPath) -> Beat | None:
+    """A beat; None where it is gone, or no beat as we know it (another version of this project may say more of its owner)."""
+    try:
+        said = _read(path) or {}
+        owner = Owner(**{field.name: said["owner"][field.name] for field in fields(Owner)})
+        return Beat(said["beat"], owner, tuple(said["slices"]))
+    except (KeyError, TypeError):
+        return None
 
 
 def _read(path: UPath) -> dict[str, Any] | None:
     try:
-        said: dict[str, Any] = json.loads(path.read_bytes())
-    except (FileNotFoundError, json.JSONDecodeError):  # gone since it was listed; or not ours
+        said = json.loads(path.read_bytes())
+    except (FileNotFoundError, ValueError):  # gone since it was listed; or not ours
         return None
-    return said
+    return said if isinstance(said, dict) else None
 
 
 class Guarded(Store):

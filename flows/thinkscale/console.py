@@ -13,24 +13,31 @@ import shlex
 import signal
 import sys
 import threading
-from collections.abc import Callable, Coroutine
-from contextlib import suppress
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 from typing import Any, NamedTuple, NoReturn, TypeVar
 
+import httpx
 from rich.console import Console
 
 from thinkscale import loss, scores
+from thinkscale.compare import ClaimError
 from thinkscale.config import ConfigError, Experiment
 from thinkscale.evaluate import start_first
+from thinkscale.fanout import Unfinished
+from thinkscale.files import FilesError
 from thinkscale.outlook import plan, plan_table
 from thinkscale.plan import RESULTS, Study, open_study
 from thinkscale.serving import Running
 from thinkscale.status import status_view
+from thinkscale.store import StoreError
+from thinkscale.tidy import TableError
 
 T = TypeVar("T")
 
+_SERVER = "PREFECT_API_URL must be a server that runs (prefect server start)."
 LEAVE_SECONDS = 8.0
 """After Ctrl-C, for engines to end and claims to be given back."""
 
@@ -107,10 +114,40 @@ def _study(experiment: str, results: str) -> Study:
 
 
 def _or_exit(do: Callable[[], T]) -> T:
-    try:
+    with one_line():
         return do()
-    except ConfigError as e:
-        sys.exit(f"error: {e}")
+
+
+@contextmanager
+def one_line() -> Iterator[None]:
+    """Exit with one line where the fault is in what we were given, in a folder, or with a server; a fault of ours stays a traceback."""
+    try:
+        yield
+    except Exception as e:
+        if said := in_one_line(e):
+            sys.exit(f"error: {said}")
+        raise
+
+
+def in_one_line(e: BaseException) -> str:
+    """What to say of an error that is none of ours; nothing where it may be."""
+    match e:
+        case ConfigError() | FilesError() | StoreError() | TableError() | ClaimError():
+            return str(e)
+        case httpx.HTTPStatusError(request=request, response=response):
+            hint = " Of a Prefect server: PREFECT_API_AUTH_STRING must be its user:password." if response.status_code == 401 else ""
+            return f"{request.url.netloc.decode()}: answered {response.status_code} {response.reason_phrase}.{hint}"
+        case httpx.HTTPError():
+            return f"Prefect's API does not answer ({type(e).__name__}: {e}). {_SERVER}"
+        case OSError(filename=name, filename2=other) if name is not None:
+            return f"{other or name}: cannot be read or written: {e.strerror}."
+    return ""
+
+
+def _without_traceback(record: logging.LogRecord) -> bool:
+    if record.exc_info and isinstance(e := record.exc_info[1], BaseException) and (isinstance(e, Unfinished) or in_one_line(e)):
+        record.exc_info = None
+    return True
 
 
 def as_given(experiment: object) -> str | dict[str, Any]:
@@ -131,10 +168,10 @@ def experiment_name(experiment: object) -> str:
 def sweep_again(experiment: object, results: str, pool: str | None, replicas: int = 1) -> str:
     """The command that finishes what a sweep left owed."""
     given = as_given(experiment)
-    words = ["python flows/sweep.py", given if isinstance(given, str) else "THE_SAME.yaml"]
+    words = ["python", "flows/sweep.py", given if isinstance(given, str) else "THE_SAME.yaml"]
     words += ["--results", results] if results != str(RESULTS) else []
     words += ["--pool", pool] if pool else []
-    return " ".join([*words, *(["--replicas", str(replicas)] if replicas > 1 else [])])
+    return shlex.join([*words, *(["--replicas", str(replicas)] if replicas > 1 else [])])
 
 
 def opened(experiment: object, results: str, *, deployed: bool) -> Study:
@@ -166,6 +203,8 @@ def settle_prefect() -> None:
     }
     for name, value in defaults.items():
         os.environ.setdefault(name, value)
+    for name in ("prefect.flow_runs", "prefect.task_runs"):
+        logging.getLogger(name).addFilter(_without_traceback)
     logging.getLogger("thinkscale").setLevel(logging.INFO)  # which a deployment's run, where Prefect is imported first, would not say
 
 
@@ -193,13 +232,14 @@ def run(flow: Callable[[], Coroutine[Any, Any, T]], server: str | None) -> T:
         return await flow()
 
     try:
-        return asyncio.run(begun())
+        with one_line():
+            return asyncio.run(begun())
     except KeyboardInterrupt:
         _leave()
     except RuntimeError as e:
         if "Failed to reach API" not in str(e):
             raise
-        sys.exit(f"error: {e}. PREFECT_API_URL must be a server that runs (prefect server start); without it a temporary one is started.")
+        sys.exit(f"error: {e}. {_SERVER} Without it a temporary one is started.")
 
 
 def _leave() -> NoReturn:

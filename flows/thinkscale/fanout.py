@@ -47,9 +47,11 @@ def largest_first(study: Study) -> list[str]:
 
 
 def resources(model: Model) -> dict[str, Any]:
-    """What one run of a model needs of a cluster, as job variables: GPUs, memory of the machine, time limit (if the catalogue has one)."""
+    """What one run of a model needs of a cluster, as job variables: GPUs, cores and memory of the machine, time limit (if the
+    catalogue has one).
+    """
     weights = 2 * model.params / 1e9  # bf16; read once through the machine's memory
-    found = {"gpus": model.gpus, "memory_gb": 16 + math.ceil(1.2 * weights)}
+    found = {"gpus": model.gpus, "cpus": 8 * model.gpus, "memory_gb": 16 + math.ceil(1.2 * weights)}
     return found if model.minutes is None else {**found, "minutes": model.minutes, "seconds": 60 * model.minutes}
 
 

@@ -11,6 +11,7 @@ import functools
 import os
 import re
 import uuid
+from datetime import datetime
 from pathlib import Path, PurePosixPath
 from typing import Any, TypeGuard
 from urllib.parse import urlsplit
@@ -204,8 +205,10 @@ def _write_beside(path: Path, data: bytes) -> Path:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-    except BaseException:
+    except BaseException as e:
         temporary.unlink(missing_ok=True)
+        if isinstance(e, OSError):
+            e.filename = str(path)  # of a full disk the system says no name
         raise
     return temporary
 
@@ -233,3 +236,14 @@ def age(path: UPath) -> float:
     finally:
         with contextlib.suppress(OSError):
             now.unlink(missing_ok=True)
+
+
+def written(path: UPath) -> datetime | None:
+    """When a file of an object store was written, by the store's clock; None on a disk (see `age`), or where it does not tell."""
+    if is_local(path):
+        return None
+    try:
+        when = path.fs.modified(path.path)
+    except (OSError, NotImplementedError, KeyError):
+        return None
+    return when if isinstance(when, datetime) else None

@@ -8,6 +8,7 @@ import difflib
 import functools
 import hashlib
 import json
+import math
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -29,6 +30,8 @@ from thinkscale.sources import Strict
 
 T = TypeVar("T", bound=Strict)
 
+MOST_VALUES = 100_000
+"""In one YAML file; the catalogue has a few thousand."""
 PROMPT_NAMES = ("question", "choices", "examples")
 """What a prompt's template may use; each of the examples has question, choices, answer, worked."""
 
@@ -107,7 +110,12 @@ def _check_travels(config: Experiment) -> None:
 
 
 _OURS = ("--host", "--port", "--uds", "--api-key", "--hf-token")
-_SECRET = re.compile(r"^([A-Z0-9_]*(?:KEY|TOKEN|SECRET|PASSWORD|AUTH)[A-Z0-9_]*=).*", re.DOTALL)
+_SECRET = re.compile(
+    # a variable that is set, anywhere in a word (`-eHF_TOKEN=`, `--env=A=1,hf_token=`, a line for a shell); no flag (`--max-tokens=8`), and
+    # neither a number of tokens nor the id of one
+    r"(?<![\w-])(-?\w*(?:KEY|TOKEN(?!IZER|\w*=\d+(?:[\s,;]|$))|SECRET|PASSW|AUTH)\w*=).*",
+    re.DOTALL | re.IGNORECASE,
+)
 
 
 def check_flags(words: Sequence[str], where: str) -> None:
@@ -115,19 +123,19 @@ def check_flags(words: Sequence[str], where: str) -> None:
     engine to other machines. The message does not repeat the value.
     """
     for word in words:
-        flag = word.split("=")[0].replace("_", "-")
-        if len(flag) > 3 and any(ours.startswith(flag) for ours in _OURS):  # the engine takes shortened flags too
+        for flag in (part.split("=")[0].replace("_", "-") for part in word.split()):  # a word may be a line for a shell
+            if len(flag) > 3 and any(ours.startswith(flag) for ours in _OURS):  # the engine takes shortened flags too
+                raise ConfigError(
+                    f"{where}: '{flag}': engines listen on the loopback, with a random key. Remove it; a hub token: into the environment."
+                )
+        if secret := _SECRET.search(word):
             raise ConfigError(
-                f"{where}: '{flag}': engines listen on the loopback, with a random key. Remove it; a hub token goes into the environment."
-            )
-        if hidden(word) != word:
-            raise ConfigError(
-                f"{where}: '{word.split('=')[0]}=...': a secret here would stand in logs and process lists. Put it into the environment."
+                f"{where}: '{secret[1]}...': a secret here would stand in logs and process lists. Put it into the environment."
             )
 
 
 def hidden(word: str) -> str:
-    """A word of a command line as it may be shown: without the value where it sets a variable that is called a key, token or password."""
+    """A word of a command line as it may be shown: up to the value of a variable that is called a key, token or password."""
     return _SECRET.sub(r"\1...", word)
 
 
@@ -226,7 +234,7 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     except yaml.MarkedYAMLError as e:
         where = f", line {e.problem_mark.line + 1}" if e.problem_mark else ""
         raise ConfigError(f"{path.name}{where}: not valid YAML: {', '.join(filter(None, (e.context, e.problem)))}.") from e
-    except (yaml.YAMLError, UnicodeDecodeError) as e:
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as e:
         raise ConfigError(f"{path.name}: not a YAML file in UTF-8: {' '.join(str(e).split())}.") from e
     except OSError as e:
         raise ConfigError(f"{path}: cannot be read: {e.strerror}.") from e
@@ -238,7 +246,23 @@ def _read_yaml(path: Path) -> dict[str, Any]:
 
 
 class _UniqueKeys(yaml.SafeLoader):
-    """YAML lets a second key replace the first in silence: here it is an error."""
+    """YAML lets a second key replace the first in silence, and a few lines of anchors stand for billions of values: both are errors."""
+
+    def construct_document(self, node: yaml.Node) -> Any:
+        self._size(node, {})
+        return super().construct_document(node)
+
+    def _size(self, node: yaml.Node, known: dict[int, float]) -> float:
+        """Values that a node stands for, anchors written out."""
+        if id(node) not in known:
+            known[id(node)] = math.inf  # until its parts are counted: what holds itself has no end
+            pairs = isinstance(node, yaml.MappingNode)
+            parts = [part for pair in node.value for part in pair] if pairs else node.value if isinstance(node, yaml.SequenceNode) else []
+            known[id(node)] = 1 + sum(self._size(part, known) for part in parts)
+            if known[id(node)] > MOST_VALUES:
+                problem = f"with its anchors (&) written out this is more than {MOST_VALUES:,} values"
+                raise yaml.constructor.ConstructorError(None, None, problem, node.start_mark)
+        return known[id(node)]
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen = set()

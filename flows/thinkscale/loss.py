@@ -53,11 +53,14 @@ class Windowed(NamedTuple):
 def documents(loss: Loss) -> tuple[Document, ...]:
     """The documents of a text. Raises ConfigError naming the line that is not one."""
     path = _path(loss)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as e:
+        raise ConfigError(f"loss.text: {path} is not text in UTF-8 ({e.reason} at byte {e.start}). Give a plain file or JSON lines.") from e
     if path.suffix != ".jsonl":
-        text = path.read_text()
         found = [Document("", text, len(text.encode()))]
     else:
-        found = [_document(path, number, line) for number, line in enumerate(path.read_text().splitlines(), 1)]
+        found = [_document(path, number, line) for number, line in enumerate(text.splitlines(), 1)]
     if not any(d.text for d in found):
         raise ConfigError(f"loss.text: {path} is empty.")
     return tuple(found)

@@ -108,7 +108,8 @@ class Meter:
 
 
 def gpu_now(gpus: int, nvml: Any = None) -> Gpu:
-    """Memory, power and energy counter of the GPUs that we may use, summed, through NVML; nothing where it is not there.
+    """Memory, power and energy counter of the GPUs that we may use, summed, through NVML; nothing where it is not there, or cannot
+    be told which they are.
 
     Args:
         gpus: how many of the visible ones the engine uses.
@@ -117,9 +118,10 @@ def gpu_now(gpus: int, nvml: Any = None) -> Gpu:
     nvml = nvml or _nvml()
     if nvml is None:
         return Gpu(None, None, None)
-    visible = [int(i) for i in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if i.strip().isdigit()]
     try:
-        handles = [nvml.nvmlDeviceGetHandleByIndex(i) for i in (visible or range(nvml.nvmlDeviceGetCount()))[:gpus]]
+        handles = _visible(nvml)[:gpus]
+        if len(handles) < gpus:
+            return Gpu(None, None, None)
         return Gpu(
             sum(nvml.nvmlDeviceGetMemoryInfo(h).used for h in handles) / 2**20,
             sum(nvml.nvmlDeviceGetPowerUsage(h) for h in handles) / 1e3,
@@ -127,6 +129,24 @@ def gpu_now(gpus: int, nvml: Any = None) -> Gpu:
         )
     except nvml.NVMLError:  # a kind of GPU that does not tell
         return Gpu(None, None, None)
+
+
+def _visible(nvml: Any) -> list[Any]:
+    """NVML's handles of the GPUs that CUDA shows us, in its order: by number or the beginning of a UUID, up to the first that is none (as a
+    part of a GPU).
+    """
+    there = [nvml.nvmlDeviceGetHandleByIndex(i) for i in range(nvml.nvmlDeviceGetCount())]
+    asked = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if asked is None:
+        return there
+    uuids = [os.fsdecode(nvml.nvmlDeviceGetUUID(handle)) for handle in there]  # bytes in old versions
+    found = []
+    for name in map(str.strip, asked.split(",")):
+        meant = [i for i, uuid in enumerate(uuids) if name == str(i) or (name.startswith("GPU-") and uuid.startswith(name))]
+        if len(meant) != 1:
+            break
+        found.append(there[meant[0]])
+    return found
 
 
 def _nvml() -> Any:

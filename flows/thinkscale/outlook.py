@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 import pyarrow.compute as pc
+from rich.markup import escape
 from rich.table import Table as RichTable
 
 from thinkscale import cost, power
@@ -125,7 +126,7 @@ def plan_table(study: Study, rows: list[PlanRow]) -> RichTable:
     hours = study.config.gpu is not None
     visible = "\n".join(power.outlook(b, study.planned_problems(b), study.config.num_samples) for b in study.config.benchmarks)
     caption = f"{visible}\n{power.ASSUMED}" + (f"\n{AT_MOST}" if study.config.stop else "")
-    title = f"{study.config.name}: {study.config.asks}"
+    title = escape(f"{study.config.name}: {study.config.asks}")
     table = RichTable(title=title, title_justify="left", caption=caption, caption_justify="left")
     for header in (
         "model",

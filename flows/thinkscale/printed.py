@@ -40,7 +40,9 @@ def show(analysis: Analysis) -> None:
             console.print(f"[bold]{question}[/bold]")
         for finding in said:
             row = ", ".join(str(v) if name == "at" else f"{name}={v}" for name, v in finding.row.items() if name in SHOWN_KEYS)
-            console.print(f"  {escape(finding.text)}" + (f" [dim]({finding.table}.parquet: {row})[/dim]" if row else ""), highlight=False)
+            console.print(
+                f"  {escape(finding.text)}" + (f" [dim]({finding.table}.parquet: {escape(row)})[/dim]" if row else ""), highlight=False
+            )
     if analysis.owed:
         console.print(f"[bold]Not complete:[/bold] {analysis.owed:,} planned answers are owed; the tables hold what is there.")
     elif analysis.to_score:
@@ -49,11 +51,13 @@ def show(analysis: Analysis) -> None:
         console.print(f"[bold]Not scored:[/bold] {analysis.unscored:,} answers; points by the verifier are undefined until they are.")
     if analysis.quarantined:
         where = analysis.quarantined[0].parent
-        console.print(f"[bold]Set aside:[/bold] {len(analysis.quarantined)} parts that were not whole or not ours, in {where}.")
+        console.print(
+            f"[bold]Set aside:[/bold] {len(analysis.quarantined)} parts that were not whole or not ours, in {escape(str(where))}."
+        )
     if len(analysis.engines) > 1:
-        console.print(f"[bold]Engines mixed:[/bold] these answers come from {', '.join(analysis.engines)}.")
+        console.print(f"[bold]Engines mixed:[/bold] these answers come from {escape(', '.join(analysis.engines))}.")
     for file in analysis.files:
-        console.print(f"  {file}", soft_wrap=True, highlight=False)
+        console.print(f"  {escape(str(file))}", soft_wrap=True, highlight=False)
 
 
 def rates_table(rates: pd.DataFrame) -> Table:
@@ -87,7 +91,9 @@ def claims_table(checked: pd.DataFrame) -> Table:
         sides = f"{row['claim']} ({row['benchmark']}, {row['slice']})"
         sides += f"\n  {row['better']}: {row['better_value']:.1%}\n  {row['worse']}: {row['worse_value']:.1%}"
         interval = f"{100 * row['difference']:+.1f} [{100 * row['low']:+.1f}, {100 * row['high']:+.1f}]"
-        table.add_row(sides, interval, f"{row['num_problems']:,}", row["verdict"] + _at_cost(row["cost_ratio"]), f"{row['p_holm']:.2g}")
+        table.add_row(
+            escape(sides), interval, f"{row['num_problems']:,}", row["verdict"] + _at_cost(row["cost_ratio"]), f"{row['p_holm']:.2g}"
+        )
     return table
 
 

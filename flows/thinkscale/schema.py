@@ -258,7 +258,12 @@ ENGINE = Table(
         Column("running", pa.int64(), "Sequences in the batch at the end of the interval."),
         Column("waiting", pa.int64(), "Sequences that wait for room at the end of the interval."),
         Column("gpus", pa.int32(), "GPUs of the engine (1 on CPU)."),
-        Column("gpu_memory_mib", pa.float64(), "Memory in use on them, in MiB; null without NVML.", nullable=True),
+        Column(
+            "gpu_memory_mib",
+            pa.float64(),
+            "Memory in use on them, in MiB; null without NVML, or where it is not known which.",
+            nullable=True,
+        ),
         Column("gpu_power_w", pa.float64(), "Power they draw, in watts; null without NVML.", nullable=True),
         Column(
             "gpu_energy_j", pa.float64(), "Their energy counters, in joules since the driver was loaded; null without NVML.", nullable=True

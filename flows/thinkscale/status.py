@@ -11,8 +11,10 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 from rich.console import Group
+from rich.markup import escape
 from rich.table import Table as RichTable
 
+from thinkscale import files, loss, scores
 from thinkscale.claims import Seen, at_work
 from thinkscale.metering import engine_seconds
 from thinkscale.outlook import AT_MOST, held, plan
@@ -20,6 +22,8 @@ from thinkscale.plan import Study, saved
 
 RECENT_SECONDS = 600.0
 """Speed is that of the last ten minutes in which the engines did something."""
+LOST = 10
+"""Whoever is silent for so many times what others wait before they take over is not at work: its machine died."""
 
 
 def cells(study: Study) -> pd.DataFrame:
@@ -77,7 +81,7 @@ def time_left(study: Study, found: pd.DataFrame, tokens_per_second: float) -> fl
 def status_view(study: Study) -> Group:
     """The status for people: cells summed up by model and benchmark, who is at work, how long it will take."""
     found = cells(study)
-    table = RichTable(title=f"{study.config.name}: {study.config.asks}", title_justify="left")
+    table = RichTable(title=escape(f"{study.config.name}: {study.config.asks}"), title_justify="left")
     for header in ("model", "benchmark", "cells", "planned", "done", "owed", "accuracy by budget", "tokens/s"):
         table.add_column(header, justify="left" if header in ("model", "benchmark", "accuracy by budget") else "right")
     for (model, benchmark), group in found.groupby(["model", "benchmark"], sort=False):
@@ -88,11 +92,13 @@ def status_view(study: Study) -> Group:
     table.add_section()
     table.add_row("all", "", str(len(found)), *totals, "", "")
     to_score = sum(row.to_score for row in plan(study)) if study.config.gold_logprob else 0
-    scores = [f"gold answers still to be scored: {to_score:,}"] if to_score else []
-    scores += [AT_MOST] if study.config.stop else []
+    said = [f"gold answers still to be scored: {to_score:,}"] if to_score else []
+    said += [AT_MOST] if study.config.stop else []
     rate = speed(study.store.read("engine").to_pandas(), time.time())
     left = time_left(study, found, rate)
-    return Group(table, *scores, *(workers_lines(at_work(study.store), rate, left)))
+    owed = found["owed"].any() or to_score or scores.owed(study) or any(loss.is_owed(study, name) for name in study.config.models)
+    workers = [seen for seen in at_work(study.store) if owed and not seen.silent > LOST * seen.owner.timeout]
+    return Group(table, *said, *map(escape, workers_lines(workers, rate, left)))
 
 
 def workers_lines(workers: list[Seen], rate: float, left: float) -> list[str]:
@@ -100,6 +106,8 @@ def workers_lines(workers: list[Seen], rate: float, left: float) -> list[str]:
     lines = []
     for seen in workers:
         late = f", silent for {seen.silent:.0f} s" if seen.silent > seen.owner.timeout / 3 else ""
+        if (written := files.written(seen.file)) is not None:
+            late = f", last heard of at {written.astimezone():%Y-%m-%d %H:%M:%S}"
         what = ", ".join(seen.slices) or "no shard at this moment"
         lines.append(
             f"at work: {seen.owner.model} on {seen.owner.host} (process {seen.owner.pid}{late}): {what}; logs in {seen.owner.logs}"
