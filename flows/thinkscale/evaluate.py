@@ -100,9 +100,16 @@ def start_engine(study: Study, model: str, shards: list[Shard]) -> serving.Runni
     )
 
 
+def check_input(study: Study) -> None:
+    """Raise ConfigError, before an engine starts, for problems, prompts or a text for the loss that are none."""
+    study.check(fetch=True)
+    if study.config.loss is not None:
+        loss.documents(study.config.loss)
+
+
 def start_first(study: Study) -> dict[str, serving.Running]:
     """Start the engine of the first model that owes something: it may come up while Prefect does. Raises ConfigError before."""
-    study.check(fetch=True)
+    check_input(study)
     for model in largest_first(study):
         shards = owed_shards(study, model)
         if shards:
@@ -120,9 +127,7 @@ async def evaluate(study: Study, model: str, do_shard: RunShard = run_shard, ear
     Returns: how many shards were run here.
     Raises: EngineFailure after `max_restarts` restarts, Preempted, what a shard raises, or what a grader lacks here.
     """
-    if study.config.loss is not None:
-        loss.documents(study.config.loss)  # a text that is not one: said before an engine starts
-    await asyncio.to_thread(study.check, fetch=True)
+    await asyncio.to_thread(check_input, study)
     files.check(study.store.root)
     timeout = study.config.engine.claim_timeout
     with drain_on_sigterm(model) as drain, Claims(study.store, model, timeout, str(study.logs), run_id) as claims:
