@@ -62,6 +62,7 @@ async def evaluate_model(experiment: str | Experiment, model: str, results: str 
     if deployed:
         console.outlive_reader()
     study = console.opened(experiment, results, deployed=deployed)
+    console.check_model(study, model)
 
     async def in_task(shard: Shard, generator: Generator, store: Store) -> ShardDone:
         # quote: Prefect would otherwise walk through every key of the shard, looking for futures

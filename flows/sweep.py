@@ -35,6 +35,7 @@ from prefect.states import Cancelling, Crashed  # noqa: E402
 
 from evaluate_model import EARLY, evaluate_model  # noqa: E402
 from shown import show_cells  # noqa: E402
+from thinkscale import files  # noqa: E402
 from thinkscale.config import Experiment  # noqa: E402
 from thinkscale.fanout import Ended, Listener, Unfinished, fan_out, resources  # noqa: E402
 from thinkscale.manifest import write_manifest  # noqa: E402
@@ -67,6 +68,7 @@ async def sweep(experiment: str | Experiment, results: str = str(RESULTS), pool:
         pool: work pool whose workers evaluate the models; empty: here, one after the other.
         replicas: runs for each model, which share its shards (with a pool).
     """
+    results = files.absolute(results)  # workers work in their checkout, not where we do
     study = console.opened(experiment, results, deployed=bool(runtime.deployment.id))
     write_manifest(study)
 

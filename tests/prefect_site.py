@@ -77,13 +77,22 @@ class Site:
                 pass
             time.sleep(0.2)
 
-    def deploy(self):
+    def deploy(self, *pools):
         """As a user does it."""
-        done = subprocess.run(
-            [sys.executable, str(FLOWS / "deploy.py"), "gpu"], capture_output=True, text=True, env=self.environment, timeout=240
-        )
+        done = self._deploy(*pools or ["gpu"])
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
+
+    def refused(self, *pools):
+        """What is said where it is refused."""
+        done = self._deploy(*pools)
+        assert done.returncode != 0 and not done.stdout, done.stdout
+        return done.stderr
+
+    def _deploy(self, *pools):
+        return subprocess.run(
+            [sys.executable, str(FLOWS / "deploy.py"), *pools], capture_output=True, text=True, env=self.environment, timeout=240
+        )
 
     def worker(self, pool, name, **settings):
         return self.run(*PREFECT, "worker", "start", "--pool", pool, "--limit", "1", "--name", name, name=name, **settings)
@@ -99,6 +108,12 @@ class Site:
 
     def post(self, path, body):
         return httpx.post(f"{self.api}/{path}", json=body, timeout=30, trust_env=False).raise_for_status().json()
+
+    def get(self, path):
+        return httpx.get(f"{self.api}/{path}", timeout=30, trust_env=False).raise_for_status().json()
+
+    def patch(self, path, body):
+        httpx.patch(f"{self.api}/{path}", json=body, timeout=30, trust_env=False).raise_for_status()
 
 
 def kill(process):

@@ -86,6 +86,38 @@ def test_setting_up_again_changes_nothing(site):
     assert found == {"cpu", "gpu", "nightly-smoke"} and len(site.post("deployments/filter", {})) == 5
 
 
+def test_setting_up_again_keeps_what_the_site_set_itself(site):
+    site.deploy("slurm")
+    templates = {pool: site.get(f"work_pools/{pool}")["base_job_template"] for pool in ("gpu", "slurm")}
+    mine = {"slurm": {"partition": "a100", "srun": "srun --account=us", "python": "/gone/python"}, "gpu": {"env": {"HF_HOME": "/models"}}}
+    for pool, defaults in mine.items():
+        for name, default in defaults.items():
+            templates[pool]["variables"]["properties"][name]["default"] = default
+        site.patch(f"work_pools/{pool}", {"base_job_template": templates[pool]})
+    nightly = site.get("deployments/name/sweep/nightly-smoke")
+    (schedule,) = nightly["schedules"]
+    assert not schedule["active"]
+    site.patch(f"deployments/{nightly['id']}/schedules/{schedule['id']}", {"active": True})
+    again = site.deploy("gpu", "slurm")
+    found = {pool: site.get(f"work_pools/{pool}")["base_job_template"]["variables"]["properties"] for pool in mine}
+    assert found["slurm"]["partition"]["default"] == "a100" and found["slurm"]["srun"]["default"] == "srun --account=us"
+    assert found["slurm"]["python"]["default"] == sys.executable and found["gpu"]["env"]["default"] == {"HF_HOME": "/models"}
+    assert [s["active"] for s in site.get("deployments/name/sweep/nightly-smoke")["schedules"]] == [True]
+    assert "pool slurm: brought up to date; defaults kept as they are on the server: srun, partition\n" in again, again
+    assert "kept as they are on the server: env\n" in again and "schedule nightly of sweep/nightly-smoke: left on" in again, again
+    site.patch(f"deployments/{nightly['id']}/schedules/{schedule['id']}", {"active": False})
+
+
+def test_a_pool_of_our_name_and_another_type_is_left_alone(site):
+    site.post("work_pools/", {"name": "kubernetes", "type": "docker", "base_job_template": {}})
+    before = {pool: site.get(f"work_pools/{pool}") for pool in ("cpu", "kubernetes")}
+    said = site.refused("kubernetes")
+    assert said.startswith(
+        "error: pool kubernetes: the server has one of type 'docker', ours is of type 'kubernetes'; nothing was changed."
+    )
+    assert before == {pool: site.get(f"work_pools/{pool}") for pool in before}
+
+
 def test_the_form_of_a_deployment_shows_nested_fields_with_their_help(site):
     (found,) = [d for d in site.post("deployments/filter", {}) if d["entrypoint"].endswith("sweep.py:sweep") and d["name"] == "cpu"]
     schema = found["parameter_openapi_schema"]

@@ -85,6 +85,36 @@ def test_a_run_that_is_lost_too_often_is_a_failure(tmp_path):
     assert len(launches.asked) == 3
 
 
+def part(folder, problems):
+    """The first problems of `study(folder)` done, as by a run that was killed then."""
+    run_toy(study(folder, benchmarks={"mapping": {"problems": problems}}))
+
+
+class Killed(Launches):
+    """Does as many problems as told by the end of each launch, and is lost."""
+
+    async def __call__(self, name, label):
+        problems = self.ends.pop(0)
+        if problems:
+            await asyncio.to_thread(part, self.opened.store.root.parent, problems)
+        self.asked.append(label)
+        return Ended("lost", "time limit")
+
+
+def test_a_run_that_published_something_before_it_was_lost_is_not_counted(tmp_path):
+    opened = study(tmp_path)
+    launches = Killed(opened, 4, 0, 8, 12)
+    run(opened, launches, resubmits=1)
+    assert launches.asked == ["fake-100k", *(f"fake-100k, again {i}" for i in (1, 2, 3))], "and not again where nothing is owed"
+    again = study(tmp_path, num_samples=5)
+    launches = Killed(again, 0, 0, 0)
+    with pytest.raises(Unfinished, match="fake-100k: lost: time limit"):
+        run(again, launches, resubmits=1)
+    assert len(launches.asked) == 2
+    with pytest.raises(Unfinished, match="fake-100k: lost: time limit"):
+        run(again, Killed(again, 0), resubmits=0)
+
+
 def test_what_another_run_finished_is_no_failure(tmp_path):
     opened = study(tmp_path)
     run(opened, Launches(opened, Ended("failed", "no GPU here")), replicas=2)
@@ -102,6 +132,7 @@ def test_a_run_is_silent_since_its_last_new_beat(tmp_path, monkeypatch):
         _pause(0.3)
         other._beat(99)
         assert listener.silence() > 0.3, "the beat of another does not count"
+        assert listener.lives(9.0) and not listener.lives(0.2) and not Listener(store, "run-3").lives(9.0)
         listener.wait_again()
         assert listener.silence() < 0.3
         _pause(0.3)

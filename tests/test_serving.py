@@ -15,8 +15,9 @@ from pathlib import Path
 import httpx
 import pytest
 
+from fakes import run_fake, study
 from thinkscale import launch, supervise
-from thinkscale.config import Engine, Model, Sampling, Shape, Thinking
+from thinkscale.config import ConfigError, Engine, Model, Sampling, Shape, Thinking
 from thinkscale.endpoint import (
     Client,
     Endpoint,
@@ -582,6 +583,38 @@ def test_the_device_can_be_said(monkeypatch):
         launch.detect_device()
     monkeypatch.delenv("THINKSCALE_DEVICE")
     assert launch.detect_device() in ("cpu", "gpu")
+
+
+@pytest.mark.parametrize(
+    ("told", "expected"),
+    [("0", 1), ("0,1", 2), ("GPU-1a-1,MIG-2-1", 2), ("", 0), ("-1", 0), ("NoDevFiles", 0), ("2,-1,3", 1), (None, 3)],
+)
+def test_the_gpus_are_those_that_cuda_would_show_an_engine(tmp_path, monkeypatch, told, expected):
+    smi = tmp_path / "nvidia-smi"
+    smi.write_text("#!/bin/sh\nprintf 'H100\\nH100\\nH100\\n'\n")
+    smi.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False) if told is None else monkeypatch.setenv("CUDA_VISIBLE_DEVICES", told)
+    assert launch.visible_gpus() == expected
+    smi.write_text("#!/bin/sh\nexit 9\n")
+    assert launch.visible_gpus() == (None if told is None else expected), "a failing one says nothing"
+
+
+def test_an_engine_that_lacks_gpus_is_not_started_and_not_tried_again(tmp_path, monkeypatch, caplog):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3")
+    with pytest.raises(ConfigError) as caught:
+        start(model(gpus=2), engine(), tmp_path / "logs", seed=0, device="gpu")
+    assert str(caught.value) == (
+        "models.yaml: models.fake-100k.gpus: found 2, and CUDA_VISIBLE_DEVICES='3' shows 1 here. Start what runs it with 2 (a worker: "
+        "CUDA_VISIBLE_DEVICES=0,1 prefect worker start --pool gpu --work-queue gpus-2 --limit 1), or lower `gpus`."
+    )
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    monkeypatch.setenv("THINKSCALE_DEVICE", "gpu")
+    with pytest.raises(ConfigError, match=r"gpus: found 1, .* shows 0 here"):
+        run_fake(study(tmp_path))
+    assert not list(tmp_path.rglob("*.log")) and "Starting the engine again" not in caplog.text
+    monkeypatch.setenv("THINKSCALE_DEVICE", "cpu")
+    assert run_fake(study(tmp_path)), "a CPU needs none"
 
 
 # --- the supervisor alone

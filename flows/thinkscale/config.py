@@ -241,7 +241,7 @@ class Engine(Strict):
     max_restarts: Annotated[int, Field(ge=0)] = 2
     """How often a hung or dead engine is started again."""
     max_resubmits: Annotated[int, Field(ge=0)] = 3
-    """With a pool of workers: how often a model's run is submitted again that crashed, was preempted or fell silent."""
+    """With a pool of workers: how often a model's run is submitted again that was lost (it crashed, fell silent) and published nothing."""
     claim_timeout: Annotated[float, Field(gt=0)] = 60.0
     """Seconds of silence after which what another run has claimed counts as abandoned."""
     concurrency: Positive = 256

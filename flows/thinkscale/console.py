@@ -184,6 +184,14 @@ def opened(experiment: object, results: str, *, deployed: bool) -> Study:
     return study
 
 
+def check_model(study: Study, model: str) -> None:
+    """Raise ConfigError for a model whose rows would not belong into the experiment's folder."""
+    scorer = study.config.scorer
+    if model not in (*study.config.models, scorer):
+        there = ", ".join(study.config.models) + (f"; scorer: {scorer}" if scorer else "")
+        raise ConfigError(f"model: '{model}' is none of experiment '{study.config.name}'. Give one of its models: {there}.")
+
+
 def travelling(study: Study) -> dict[str, Any]:
     """The content of an experiment for a worker, which may not have its file. Raises ConfigError where it would be refused there."""
     content = study.config.model_dump(mode="json", exclude_defaults=True)

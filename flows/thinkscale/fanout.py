@@ -9,14 +9,17 @@ import asyncio
 import logging
 import math
 import time
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from typing import Any, Literal, NamedTuple
 
 from thinkscale import loss, scores
 from thinkscale.claims import at_work
 from thinkscale.config import ConfigError, Model
+from thinkscale.launch import queue_of_gpus
 from thinkscale.outlook import plan
 from thinkscale.plan import Study
+from thinkscale.schema import TableName
 from thinkscale.store import Store
 
 log = logging.getLogger(__name__)
@@ -33,6 +36,9 @@ class Ended(NamedTuple):
 class Unfinished(RuntimeError):
     """Runs failed, or were lost more often than allowed: says what is owed and the command that finishes it."""
 
+
+CLUSTERS = ("slurm", "kubernetes")
+"""Pools whose runs are taken by a worker and then wait for the cluster, for days perhaps; which gives each the GPUs it needs."""
 
 Launch = Callable[[str, str], Awaitable[Ended]]
 """(model, label of the run) -> how it ended."""
@@ -55,6 +61,11 @@ def resources(model: Model) -> dict[str, Any]:
     return found if model.minutes is None else {**found, "minutes": model.minutes, "seconds": 60 * model.minutes}
 
 
+def work_queue(pool: str, model: Model) -> str | None:
+    """Queue of a pool for one run of a model; None: the default. A worker has the GPUs it was started with, so several have their own."""
+    return queue_of_gpus(model.gpus) if pool not in CLUSTERS and model.gpus > 1 else None
+
+
 async def fan_out(study: Study, launch: Launch, command: str, *, at_once: int, replicas: int, resubmits: int) -> None:
     """Run every model that owes something, then the scorer, if there is one; returns when nothing is owed.
 
@@ -63,21 +74,28 @@ async def fan_out(study: Study, launch: Launch, command: str, *, at_once: int, r
         command: what finishes the experiment, for the message.
         at_once: how many runs are launched at a time (a pool of workers limits them by itself).
         replicas: runs for each model, which share its shards.
-        resubmits: how often a lost run is launched again.
+        resubmits: how often a lost run that published nothing is launched again; 0: none is. Where something was published since it was
+            launched (it was killed at a time limit, say) it is not counted: there is an end to that.
     Raises: Unfinished; ConfigError where there is to be no run.
     """
     if replicas < 1:
         raise ConfigError(f"replicas: {replicas}; at least one run for each model.")
-    places, failures = asyncio.Semaphore(at_once), list[str]()
+    places, failures, done = asyncio.Semaphore(at_once), list[str](), await asyncio.to_thread(published, study)
 
     async def one(model: str, name: str) -> None:
         async with places:
-            ended = await launch(model, name)
-            for again in range(1, resubmits + 1):
-                if ended.how != "lost":
+            in_vain, again, before = 0, 0, done[model]
+            while True:
+                ended = await launch(model, f"{name}, again {again}" if again else name)
+                if ended.how == "lost" and not await asyncio.to_thread(_owes, study, model):
+                    return  # what is on disk decides
+                if ended.how != "lost" or not resubmits:
+                    break
+                now = (await asyncio.to_thread(published, study))[model]
+                in_vain, again, before = in_vain + (now == before), again + 1, now
+                if in_vain > resubmits:
                     break
                 log.warning("%s is lost (%s); submitted again", name, ended.said)
-                ended = await launch(model, f"{name}, again {again}")
             if ended.how != "completed":
                 log.warning("%s: %s: %s", name, ended.how, ended.said)
                 failures.append(f"{name}: {ended.how}: {ended.said}")
@@ -91,17 +109,34 @@ async def fan_out(study: Study, launch: Launch, command: str, *, at_once: int, r
             for replica in range(1, replicas + 1):
                 name = study.config.scorer
                 group.create_task(one(name, name if replicas == 1 else f"{name} {replica} of {replicas}"))
-    owed, to_score = dict.fromkeys(study.config.models, 0), dict.fromkeys(study.config.models, 0)
-    for row in plan(study):
-        owed[row.model] += row.planned - row.on_disk
-        to_score[row.model] += row.to_score
-    missing = [f"{model} {answers:,} answers" for model, answers in owed.items() if answers]
-    missing += [f"{model} {answers:,} gold answers to score" for model, answers in to_score.items() if answers and not owed[model]]
-    missing += [f"{model} its loss" for model in owed if loss.is_owed(study, model)]
-    missing += [f"{study.config.scorer} {answers:,} scores"] if (answers := scores.unscored(study)) else []
-    what = ", ".join(missing)
+    what = ", ".join(words for _, words in owed(study))
     if what:
         raise Unfinished("\n".join([f"owed: {what}", *failures, f"To finish: {command}"]))
+
+
+def owed(study: Study) -> list[tuple[str, str]]:
+    """Who owes what: (model or scorer, in words)."""
+    answers, to_score = dict.fromkeys(study.config.models, 0), dict.fromkeys(study.config.models, 0)
+    for row in plan(study):
+        answers[row.model] += row.planned - row.on_disk
+        to_score[row.model] += row.to_score
+    found = [(model, f"{model} {count:,} answers") for model, count in answers.items() if count]
+    found += [(model, f"{model} {count:,} gold answers to score") for model, count in to_score.items() if count and not answers[model]]
+    found += [(model, f"{model} its loss") for model in answers if loss.is_owed(study, model)]
+    scorer, unscored = study.config.scorer, scores.unscored(study)
+    return [*found, *([(scorer, f"{scorer} {unscored:,} scores")] if scorer is not None and unscored else [])]
+
+
+def _owes(study: Study, model: str) -> bool:
+    return any(name == model for name, _ in owed(study))
+
+
+def published(study: Study) -> dict[str, int]:
+    """Model or scorer -> how many parts of its work are on disk."""
+    tables: tuple[TableName, ...] = ("samples", "answers", "forced")
+    of_set = Counter(path.name.partition("-")[0] for table in tables for path in study.store.parts(table))
+    found = {model: sum(of_set[t.trace_set_id] for t in study.trace_sets(model)) for model in study.config.models}
+    return found if study.config.scorer is None else {**found, study.config.scorer: len(study.store.parts("scores"))}
 
 
 class Listener:
@@ -111,17 +146,25 @@ class Listener:
         self.store, self.run = store, run
         self._beat: object = None
         self._since = time.monotonic()
+        self._there = False
 
     def silence(self) -> float:
         """Seconds since its last new beat (a run that is about to begin, or to end, has none)."""
         try:
-            for seen in at_work(self.store):
-                if seen.owner.run == self.run and (seen.owner.token, seen.beat) != self._beat:
-                    self._beat, self._since = (seen.owner.token, seen.beat), time.monotonic()
+            beats = [(seen.owner.token, seen.beat) for seen in at_work(self.store) if seen.owner.run == self.run]
+            self._there = bool(beats)
+            for beat in beats:
+                if beat != self._beat:
+                    self._beat, self._since = beat, time.monotonic()
         except OSError as e:  # the fault is the folder's, or ours: that says nothing about the run
             log.warning("%s: cannot listen for beats (%s); counted from now", self.store.root, e)
+            self._there = True
             self.wait_again()
         return time.monotonic() - self._since
+
+    def lives(self, timeout: float) -> bool:
+        """Whether its process has not given back its beat, and that moved within so many seconds."""
+        return self.silence() <= timeout and self._there
 
     def wait_again(self) -> None:
         """Count from now."""

@@ -53,6 +53,11 @@ def place(where: str | os.PathLike[str] | UPath) -> UPath:
     return found
 
 
+def absolute(where: str) -> str:
+    """A path from the root, for processes that work in other folders; a URL as it is."""
+    return where if "://" in where else os.path.abspath(where)
+
+
 def is_local(path: UPath) -> TypeGuard[Path]:
     """On a disk of this machine or a network filesystem, in contrast to an object store."""
     return isinstance(path, Path)

@@ -13,10 +13,11 @@ import sys
 import tempfile
 from contextlib import suppress
 from importlib import metadata
+from itertools import takewhile
 from pathlib import Path
 from typing import Literal
 
-from thinkscale.config import Engine, Model
+from thinkscale.config import ConfigError, Engine, Model
 from thinkscale.loading import check_flags, source_path
 
 Device = Literal["cpu", "gpu"]
@@ -115,6 +116,32 @@ def gpu_memory_used() -> int | None:
     """MiB in use on the GPUs that we may use; None where nvidia-smi is not there or does not answer."""
     used = _nvidia_smi("memory.used")
     return sum(int(line) for line in used if line.isdigit()) if used else None
+
+
+def visible_gpus() -> int | None:
+    """How many GPUs an engine that is started here can use; None where nothing says."""
+    told = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if told is None:
+        return len(_nvidia_smi("name")) or None
+    return len(list(takewhile(lambda name: name not in ("", "-1", "NoDevFiles"), map(str.strip, told.split(",")))))  # as CUDA reads it
+
+
+def check_gpus(model: Model) -> None:
+    """Raise ConfigError where fewer GPUs are to be seen than a model needs: its engine could only fail, however often it is started."""
+    there, needed = visible_gpus(), model.gpus
+    if there is None or there >= needed:
+        return
+    told, some = os.environ.get("CUDA_VISIBLE_DEVICES"), ",".join(map(str, range(needed)))
+    seen = "nvidia-smi lists" if told is None else f"CUDA_VISIBLE_DEVICES='{told}' shows"
+    raise ConfigError(
+        f"models.yaml: models.{model.name}.gpus: found {needed}, and {seen} {there} here. Start what runs it with {needed} (a worker: "
+        f"CUDA_VISIBLE_DEVICES={some} prefect worker start --pool gpu --work-queue {queue_of_gpus(needed)} --limit 1), or lower `gpus`."
+    )
+
+
+def queue_of_gpus(gpus: int) -> str:
+    """Work queue, in a pool whose workers were started with their GPUs, of the runs that need so many."""
+    return "default" if gpus <= 1 else f"gpus-{gpus}"
 
 
 def gpu_name() -> str:

@@ -29,6 +29,7 @@ from thinkscale.config import Engine, Model, file_name
 from thinkscale.endpoint import Endpoint, EngineDied, EngineFailure, EngineHung, EngineNotStarted, Vitals, parse_metrics
 from thinkscale.launch import (
     Device,
+    check_gpus,
     detect_device,
     engine_command,
     engine_settings,
@@ -72,7 +73,7 @@ def serve(
         device: None: detected.
         on_progress: is told what happens, with elapsed seconds; also called from another thread.
 
-    Raises: EngineNotStarted. What happens later, the client raises (EngineDied, EngineHung).
+    Raises: ConfigError where there are too few GPUs, EngineNotStarted. What happens later, the client raises (EngineDied, EngineHung).
     """
     running = start(model, engine, log_dir, seed=seed, device=device, on_progress=on_progress)
     try:
@@ -103,7 +104,9 @@ class Running:
         self._started = time.monotonic()
 
     def launch(self, log_dir: Path, seed: int) -> None:
-        """Start supervisor and engine. Returns at once."""
+        """Start supervisor and engine. Returns at once. Raises ConfigError where this machine has not the GPUs for it."""
+        if self.device == "gpu":
+            check_gpus(self.model)
         self._port = reserve_port()
         port = self._port.getsockname()[1]
         self.base_url = f"http://127.0.0.1:{port}"
