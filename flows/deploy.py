@@ -170,7 +170,10 @@ def main() -> None:
     pools = list(dict.fromkeys(["cpu", *asked]))
     asyncio.run(set_up(pools))
     deploy(pools)
-    print("Workers: prefect worker start --pool cpu    and, for each GPU: CUDA_VISIBLE_DEVICES=0 prefect worker start --pool gpu --limit 1")
+    print("Workers: prefect worker start --pool cpu")
+    if "gpu" in pools:
+        print("for each GPU: CUDA_VISIBLE_DEVICES=0 prefect worker start --pool gpu --work-queue default --limit 1")
+        print("for models with gpus: 2: CUDA_VISIBLE_DEVICES=0,1 prefect worker start --pool gpu --work-queue gpus-2 --limit 1")
 
 
 if __name__ == "__main__":

@@ -27,6 +27,7 @@ console.settle_prefect()
 import httpx  # noqa: E402
 from prefect import flow, runtime  # noqa: E402
 from prefect.client.orchestration import get_client  # noqa: E402
+from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId, FlowRunFilterIdempotencyKey  # noqa: E402
 from prefect.client.schemas.objects import FlowRun, State, StateType  # noqa: E402
 from prefect.deployments import arun_deployment  # noqa: E402
 from prefect.exceptions import ObjectNotFound  # noqa: E402
@@ -37,19 +38,23 @@ from evaluate_model import EARLY, evaluate_model  # noqa: E402
 from shown import show_cells  # noqa: E402
 from thinkscale import files  # noqa: E402
 from thinkscale.config import Experiment  # noqa: E402
-from thinkscale.fanout import Ended, Listener, Unfinished, fan_out, resources  # noqa: E402
+from thinkscale.fanout import CLUSTERS, Ended, Listener, Unfinished, fan_out, resources, work_queue  # noqa: E402
 from thinkscale.manifest import write_manifest  # noqa: E402
 from thinkscale.plan import RESULTS, Study  # noqa: E402
 
 log = logging.getLogger("thinkscale.sweep")
 
 POLL_SECONDS = 2.0
+PAGE = 200
+"""Of how many runs Prefect's API tells at once."""
+LOOK_SECONDS = 20.0
+"""Between looks at the states of runs, at most."""
 BEGIN_SECONDS = 300.0
 """From being taken by a worker to running: Python starts and imports Prefect, on a busy machine."""
 OUTAGE_SECONDS = 900.0
 """How long Prefect's API may be away while a run is to be submitted."""
-QUEUES = ("slurm", "kubernetes")
-"""Pools whose runs are taken by a worker and then wait for the cluster, for days perhaps."""
+HINT_SECONDS = 60.0
+"""How long a run may wait for a worker before we say what it waits for."""
 
 
 def run_name() -> str:
@@ -77,9 +82,10 @@ async def sweep(experiment: str | Experiment, results: str = str(RESULTS), pool:
 
     async def there(model: str, label: str) -> Ended:
         assert pool is not None
-        return await _in_pool(study, content, results, pool, model, label)
+        return await _in_pool(study, content, results, runs, pool, model, label)
 
     content = console.travelling(study) if pool else {}
+    runs = Runs()
     command = console.sweep_again(experiment, results, pool, replicas)
     async with show_cells(study):
         if pool:
@@ -88,15 +94,71 @@ async def sweep(experiment: str | Experiment, results: str = str(RESULTS), pool:
             await fan_out(study, here, command, at_once=1, replicas=1, resubmits=0)
 
 
-async def _in_pool(study: Study, content: dict[str, Any], results: str, pool: str, model: str, label: str) -> Ended:
+class Runs:
+    """The runs of a sweep that Prefect's API is told and asked of: hundreds perhaps, so that they share what is asked."""
+
+    def __init__(self) -> None:
+        self._turn, self._answered = asyncio.Lock(), 0.0
+        self._look, self._next_look = asyncio.Lock(), 0.0
+        self._waiting: dict[UUID, State | None] = {}
+
+    async def submit(self, deployment: str, **run: Any) -> FlowRun:
+        """Submit a run once, however often we have to ask; if we are stopped meanwhile, cancel it.
+
+        One after the other: workers take them in that order, and the dearest is to begin first.
+        Raises: ObjectNotFound, httpx.HTTPError.
+        """
+        key, asked = str(uuid4()), time.monotonic()
+        async with self._turn:
+            try:
+                while True:
+                    try:
+                        found = await arun_deployment(deployment, **run, timeout=0, idempotency_key=key)
+                        self._answered = time.monotonic()
+                        return found
+                    except httpx.HTTPError as e:
+                        refused = isinstance(e, httpx.HTTPStatusError) and e.response.status_code < 500
+                        if refused or time.monotonic() - max(asked, self._answered) > OUTAGE_SECONDS:
+                            raise
+                        log.warning(
+                            "Prefect's API does not answer (%s: %s); submitting %s again", type(e).__name__, e, run["flow_run_name"]
+                        )
+                        await asyncio.sleep(5 * POLL_SECONDS)
+            except BaseException as e:
+                if not isinstance(e, Exception):
+                    _cancel_unseen(key)
+                raise
+
+    async def state(self, run: UUID) -> State | None:
+        """State of a run by the last look at all that are waited for; None while the API does not answer."""
+        self._waiting.setdefault(run, None)
+        async with self._look:
+            if time.monotonic() >= self._next_look:
+                begun = time.monotonic()
+                found = await _states(list(self._waiting))
+                self._waiting.update((id, state) for id, state in found.items() if id in self._waiting)
+                took = time.monotonic() - begun
+                self._next_look = begun + min(
+                    max(POLL_SECONDS, 10 * took), LOOK_SECONDS
+                )  # a slow server is not asked more than it can answer
+        return self._waiting[run]
+
+    def forget(self, run: UUID) -> None:
+        """Ask of it no more."""
+        self._waiting.pop(run, None)
+
+
+async def _in_pool(study: Study, content: dict[str, Any], results: str, runs: Runs, pool: str, model: str, label: str) -> Ended:
     """Submit one run, wait for its end or its silence; if we are stopped before, cancel it."""
+    queue = work_queue(pool, study.catalogue.models[model])
     try:
-        run = await _submitted(
+        run = await runs.submit(
             f"evaluate-model/{pool}",
             parameters={"experiment": content, "model": model, "results": results},
             job_variables=resources(study.catalogue.models[model]),
             flow_run_name=f"{label} of {study.config.name}",
             tags=[study.config.name],
+            work_queue_name=queue,
         )
     except ObjectNotFound:
         return Ended(
@@ -104,59 +166,76 @@ async def _in_pool(study: Study, content: dict[str, Any], results: str, pool: st
         )
     except httpx.HTTPError as e:
         return Ended("failed", f"Prefect's API did not take the run ({type(e).__name__}: {e})")
-    listener, seen, over = Listener(study.store, str(run.id)), StateType.SCHEDULED, False
-    patience = {StateType.RUNNING: 2 * study.config.engine.claim_timeout, StateType.CANCELLING: 2 * study.config.engine.claim_timeout}
-    if pool not in QUEUES:
+    listener, seen, over, claim_timeout = Listener(study.store, str(run.id)), StateType.SCHEDULED, False, study.config.engine.claim_timeout
+    patience = {StateType.RUNNING: 2 * claim_timeout, StateType.CANCELLING: 2 * claim_timeout}
+    if pool not in CLUSTERS:
         patience[StateType.PENDING] = BEGIN_SECONDS
+    hint_at = time.monotonic() + HINT_SECONDS
     try:
         while True:
-            state = await _state(run.id)
-            if state is not None and state.is_final():
+            state = await runs.state(run.id)
+            # Prefect's server takes a run for dead that could not reach it for a while; its beat knows better
+            overruled = state is not None and state.is_crashed() and await asyncio.to_thread(listener.lives, claim_timeout)
+            if state is not None and state.is_final() and not overruled:
                 over = True
                 log.info("%s: %s", label, (state.name or state.type.value).lower())
                 return _ended(state)
             if state is not None and state.type != seen:
                 seen = state.type
-                log.info("%s: %s", label, (state.name or seen.value).lower())
-                listener.wait_again()
-            if await asyncio.to_thread(listener.silence) > patience.get(seen, math.inf):
+                log.info("%s: %s%s", label, (state.name or seen.value).lower(), ", says Prefect, but its beat moves" if overruled else "")
+                if not overruled:
+                    listener.wait_again()
+            if seen in patience and await asyncio.to_thread(listener.silence) > patience[seen]:
                 return Ended("lost", f"{seen.name.lower()}, and nothing heard of it for {patience[seen]:g} s")
+            if state is not None and state.is_scheduled() and time.monotonic() > hint_at:
+                hint_at = math.inf
+                log.info("%s waits for a worker of pool %s: prefect worker start --pool %s%s", label, pool, pool, _of_queue(pool, queue))
             await asyncio.sleep(POLL_SECONDS)
     finally:
+        runs.forget(run.id)
         if not over:
-            _end(run.id, silent=listener.silence() > patience.get(seen, math.inf))
+            _end(run.id, silent=listener.silence() > patience.get(seen, math.inf), overruled=seen == StateType.CRASHED)
 
 
-async def _submitted(deployment: str, **run: Any) -> FlowRun:
-    """Submit a run once, however often we have to ask. Raises ObjectNotFound, httpx.HTTPError."""
-    key, until = str(uuid4()), time.monotonic() + OUTAGE_SECONDS
-    while True:
-        try:
-            return await arun_deployment(deployment, **run, timeout=0, idempotency_key=key)
-        except httpx.HTTPError as e:
-            refused = isinstance(e, httpx.HTTPStatusError) and e.response.status_code < 500
-            if refused or time.monotonic() > until:
-                raise
-            log.warning("Prefect's API does not answer (%s: %s); submitting %s again", type(e).__name__, e, run["flow_run_name"])
-            await asyncio.sleep(5 * POLL_SECONDS)
-
-
-async def _state(run: UUID) -> State | None:
-    """State of a run; None while the API does not answer."""
+async def _states(runs: list[UUID]) -> dict[UUID, State | None]:
+    """States of runs; None of each while the API does not answer."""
+    found: dict[UUID, State | None] = {}
     try:
         async with get_client() as client:
-            return (await client.read_flow_run(run)).state
+            for some in (runs[start : start + PAGE] for start in range(0, len(runs), PAGE)):
+                there = await client.read_flow_runs(flow_run_filter=FlowRunFilter(id=FlowRunFilterId(any_=some)), limit=PAGE)
+                found |= dict.fromkeys(some, Crashed(message="Prefect's server has this run no more")) | {
+                    run.id: run.state for run in there
+                }
     except httpx.HTTPError:
-        return None
+        return dict.fromkeys(runs)
+    return found
 
 
-def _end(run: UUID, *, silent: bool) -> None:
+def _end(run: UUID, *, silent: bool, overruled: bool) -> None:
     """Have a run cancelled; one that fell silent has nobody who could, so it is only declared crashed.
 
     Not asynchronous: it must also happen while our own event loop is being torn down.
+
+    Args: overruled: it lives, and Prefect has it in a final state, which nobody leaves unless forced to.
     """
     with suppress(httpx.HTTPError), get_client(sync_client=True) as client:
-        client.set_flow_run_state(run, Crashed(message="fell silent") if silent else Cancelling(), force=silent)
+        client.set_flow_run_state(run, Crashed(message="fell silent") if silent else Cancelling(), force=silent or overruled)
+
+
+def _cancel_unseen(key: str) -> None:
+    """Cancel a run that was being submitted when we were stopped: it is there by now, or in a moment, or never came to be."""
+    of_key = FlowRunFilter(idempotency_key=FlowRunFilterIdempotencyKey(any_=[key]))
+    with suppress(httpx.HTTPError), get_client(sync_client=True) as client:
+        for _ in range(4):
+            for run in client.read_flow_runs(flow_run_filter=of_key):
+                client.set_flow_run_state(run.id, Cancelling())
+                return
+            time.sleep(0.5)
+
+
+def _of_queue(pool: str, queue: str | None) -> str:
+    return "" if pool in CLUSTERS else f" --work-queue {queue or 'default'} --limit 1"
 
 
 def _ended(state: State[Any]) -> Ended:
@@ -166,6 +245,11 @@ def _ended(state: State[Any]) -> Ended:
 
 
 if COMMAND is not None:
+    if COMMAND.pool and PREFECT_API_URL.value() is None:
+        sys.exit(
+            f"error: --pool {COMMAND.pool}: PREFECT_API_URL is not set, so no worker would hear of the runs. "
+            "Say where Prefect's server is, see README, 'On a cluster'."
+        )
     EARLY.update(COMMAND.engines)
     try:
         console.run(partial(sweep, COMMAND.experiment, COMMAND.results, COMMAND.pool, COMMAND.replicas), PREFECT_API_URL.value())

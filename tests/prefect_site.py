@@ -94,8 +94,9 @@ class Site:
             [sys.executable, str(FLOWS / "deploy.py"), *pools], capture_output=True, text=True, env=self.environment, timeout=240
         )
 
-    def worker(self, pool, name, **settings):
-        return self.run(*PREFECT, "worker", "start", "--pool", pool, "--limit", "1", "--name", name, name=name, **settings)
+    def worker(self, pool, name, *queues, **settings):
+        taking = [word for queue in queues for word in ("--work-queue", queue)]
+        return self.run(*PREFECT, "worker", "start", "--pool", pool, *taking, "--limit", "1", "--name", name, name=name, **settings)
 
     def sweep(self, experiment, results, name="sweep", **settings):
         """The parent, as a plain process."""

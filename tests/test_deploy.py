@@ -218,6 +218,113 @@ def test_a_stopped_parent_cancels_its_children(site, tmp_path):
     assert states["ladder-21k of stopped"] in ("CANCELLED", "CANCELLING")
 
 
+def child(site, name):
+    """The run of a sweep's model, by its name; None as long as there is none."""
+    return next((r for r in site.post("flow_runs/filter", {}) if r["name"] == name), None)
+
+
+def call_crashed(site, run):
+    """What the automation does where Prefect's server was away for long."""
+    site.post(f"flow_runs/{run['id']}/set_state", {"state": {"type": "CRASHED", "message": "no heartbeat"}, "force": True})
+
+
+def test_a_run_that_is_called_crashed_while_it_works_is_not_submitted_again(site, locally, tmp_path):
+    experiment, results = written(tmp_path, "one", ["ladder-21k"]), tmp_path / "results"
+    opened = open_study(str(experiment), results)
+    before = {r["id"] for r in site.post("flow_runs/filter", {})}
+    worker = site.worker("gpu", "unheard", THINKSCALE_ENGINE_COMMAND=engine({"kind": "slow", "seconds": 2.0}))
+    parent = site.sweep(experiment, results, name="unheard-parent")
+    try:
+        assert eventually(lambda: opened.store.parts("samples"), 120), site.said(parent) + site.said(worker)
+        (run,) = [r for r in site.post("flow_runs/filter", {}) if r["name"] == "ladder-21k of one" and r["id"] not in before]
+        call_crashed(site, run)
+        assert eventually(lambda: parent.poll() is not None, 120), site.said(parent)
+    finally:
+        kill(worker)
+    assert parent.returncode == 0, site.said(parent)
+    assert "ladder-21k: crashed, says Prefect, but its beat moves" in site.said(parent) and "again" not in site.said(parent)
+    assert len(engines(opened)) == 1, "nothing is done twice"
+    check_equal(opened, locally["one"])
+
+
+def test_a_stopped_parent_cancels_a_run_that_is_called_crashed_and_works(site, tmp_path):
+    experiment, results = written(tmp_path, "called", ["ladder-21k"]), tmp_path / "results"
+    opened = open_study(str(experiment), results)
+    worker = site.worker("gpu", "called", THINKSCALE_ENGINE_COMMAND=engine({"kind": "slow", "seconds": 1.0}))
+    parent = site.sweep(experiment, results, name="called-parent")
+    try:
+        assert eventually(lambda: at_work(opened.store) and engines(opened), 120), site.said(parent) + site.said(worker)
+        call_crashed(site, child(site, "ladder-21k of called"))
+        assert eventually(lambda: "its beat moves" in site.said(parent), 30), site.said(parent)
+        parent.send_signal(signal.SIGTERM)
+        assert parent.wait(30) != 0
+        assert eventually(lambda: not processes(opened) and not at_work(opened.store), 60), site.said(worker)
+    finally:
+        kill(worker)
+
+
+SUBMIT = """
+import asyncio, json, sys, sweep
+
+content, results, how = json.loads(sys.argv[1])
+given = {"experiment": content, "model": "ladder-21k", "results": results}
+
+async def stopped(runs):
+    really = sweep.arun_deployment
+
+    async def and_then_nothing(*args, **options):
+        await really(*args, **options)
+        await asyncio.sleep(600)  # the answer is under way
+
+    sweep.arun_deployment = and_then_nothing
+    waiting = asyncio.create_task(runs.submit("evaluate-model/gpu", parameters=given, flow_run_name="in flight"))
+    await asyncio.sleep(8)
+    waiting.cancel()
+    await asyncio.wait([waiting])
+
+async def two(runs):
+    for name, queue in (("two GPUs of two", "gpus-2"), ("one GPU of two", None)):
+        await runs.submit("evaluate-model/gpu", parameters=given, flow_run_name=name, work_queue_name=queue)
+
+asyncio.run({"stopped": stopped, "two": two}[how](sweep.Runs()))
+"""
+
+
+def submit(site, folder, how):
+    content = yaml.safe_load(written(folder, how, ["ladder-21k"]).read_text())
+    command = [sys.executable, "-c", SUBMIT, json.dumps([content, str(folder / "results"), how])]
+    subprocess.run(command, check=True, cwd=FLOWS, env=site.environment, timeout=120)
+
+
+def test_a_run_whose_answer_was_under_way_when_we_were_stopped_is_cancelled(site, tmp_path):
+    submit(site, tmp_path, "stopped")
+    assert child(site, "in flight")["state"]["type"] == "CANCELLED"
+
+
+def test_a_run_that_needs_two_gpus_is_taken_by_a_worker_that_has_two(site, tmp_path):
+    submit(site, tmp_path, "two")
+
+    def state(name):
+        return child(site, name)["state"]["type"]
+
+    one = site.worker("gpu", "has-one", "default", THINKSCALE_ENGINE_COMMAND=engine())
+    try:
+        assert eventually(lambda: state("one GPU of two") == "COMPLETED", 120), site.said(one)
+        assert state("two GPUs of two") == "SCHEDULED" and child(site, "two GPUs of two")["work_queue_name"] == "gpus-2"
+        other = site.worker("gpu", "has-two", "gpus-2", THINKSCALE_ENGINE_COMMAND=engine())
+        try:
+            assert eventually(lambda: state("two GPUs of two") == "COMPLETED", 120), site.said(other)
+        finally:
+            kill(other)
+    finally:
+        kill(one)
+    ids = {name: child(site, name)["id"] for name in ("one GPU of two", "two GPUs of two")}
+    assert (
+        ids["two GPUs of two"] not in (site.folder / "has-one.log").read_text()
+        and ids["two GPUs of two"] in (site.folder / "has-two.log").read_text()
+    )
+
+
 @pytest.mark.slow
 def test_prefect_itself_declares_a_run_crashed_whose_node_died(tmp_path):
     """Nobody waits for this run: the automation is all there is. Its limit is shortened from 540 s to 60."""
