@@ -330,22 +330,6 @@ def test_choice(text: str, expected: str | None) -> None:
     assert result.partial == float(expected == "B")
 
 
-@pytest.mark.parametrize(
-    ("text", "value"),
-    [
-        *(
-            (text, "-7")
-            for text in ("- 7", "Answer: - 7", "x = - 7", "\u2212 7", "Answer: \u2212 7", "The answer is (- 7)", "\\boxed{- 7}")
-        ),
-        *(("It is 5 - 7 = - 2", "-2"), ("10 - 7", "7"), ("Answer: 3 - 7", "3"), ("The answer is 10 - 7 = 3", "3"), ("+ 7", "7")),
-    ],
-)
-def test_a_sign_at_a_distance_is_the_number_s_unless_it_is_an_operator(text: str, value: str) -> None:
-    assert graded("number", text, value).correct
-    if value == "-7":
-        assert not graded("number", text, "7").correct
-
-
 @pytest.mark.parametrize("text", ["A) O", "A", "(A)", "O", "The answer is (A).", "A.", "Answer: A", "a"])
 def test_a_letter_is_a_letter_also_where_an_option_is_one(text: str) -> None:
     for wrong in ("B", "AB", "The answer is (C)", "D"):

@@ -61,29 +61,6 @@ def test_wrong_answers_that_are_equal_vote_together_and_are_worth_their_digits()
     assert one.partial == other.partial == pytest.approx(0.75)
 
 
-@pytest.mark.parametrize(
-    ("gold", "text"),
-    [
-        (r"2\sqrt{2}", "2"),
-        (r"11\sqrt2", r"\boxed{11}"),
-        ("x^2+5", r"\boxed{5}"),
-        ("10", r"\boxed{10!}"),
-        ("5", r"\boxed{x^2+5}"),
-        ("12", "12^3"),
-    ],
-)
-def test_a_wrong_expression_earns_nothing_by_a_number_in_it(gold: str, text: str) -> None:
-    result = grade("math", text, problem(gold), truncated=False)
-    assert (result.correct, result.partial, result.status) == (False, 0.0, "answered")
-
-
-@pytest.mark.parametrize(
-    ("gold", "text"), [(r"2\sqrt{2}", "2\u221a2"), (r"\sqrt{x+1}", r"\boxed{\u221a(x+1)}"), (r"\sqrt{10}", "\u221a10")]
-)
-def test_a_root_may_be_written_with_its_sign(gold: str, text: str) -> None:
-    assert grade("math", text.replace("\\u221a", "\u221a"), problem(gold), truncated=False).correct
-
-
 @pytest.mark.parametrize(("text", "status"), [("", "no_answer"), (r"\boxed{12", "no_answer"), (r"\boxed{12}", "answered")])
 def test_what_has_no_answer_abstains(text: str, status: str) -> None:
     result = grade("math", text, problem("12"), truncated=bool(text))
@@ -111,7 +88,7 @@ def test_a_process_that_dies_costs_one_question() -> None:
 
 
 def test_the_grader_names_the_package_that_judges() -> None:
-    assert re.fullmatch(r"math-2\+0\.\d+\.\d+", grader_version("math")) and grader_version("chrf").startswith("chrf-1+")
+    assert re.fullmatch(r"math-1\+0\.\d+\.\d+", grader_version("math")) and grader_version("chrf").startswith("chrf-1+")
 
 
 def test_translations_are_worth_their_chrf_and_right_from_the_stated_threshold() -> None:

@@ -104,8 +104,6 @@ _LATEX = [
         (r"\\(?:[;:> ()\[\]]|left|right|displaystyle|approx|q?quad)", " "),
     )
 ]
-_FIRST_SIGN = re.compile(r"^\s*([-+])\s+(?=[\d.])")
-_UNARY = re.compile(r"([=≈(])\s*([-+])\s+(?=[\d.])")
 _SIGNED_MONEY = re.compile(r"-\s*[$£€¥]\s*")
 _MONEY = re.compile(r"[$£€¥]")
 
@@ -136,10 +134,7 @@ def number_in(text: str, truncated: bool) -> Found | None:
 
 
 def _numbers(text: str, backwards: bool = False) -> Iterator[Found]:
-    plain = _UNARY.sub(r"\1\2", _plain(text))
-    if not backwards:  # an answer that begins with a sign has it, also at a distance; after another number it is an operator
-        plain = _FIRST_SIGN.sub(r"\1", plain)
-    matches = list(_NUMBER.finditer(plain))
+    matches = list(_NUMBER.finditer(_plain(text)))
     for match in reversed(matches) if backwards else matches:
         key = _number_key(match)
         if key is not None:

@@ -31,9 +31,8 @@ from thinkscale.verify import verify
 
 Status = Literal["answered", "no_answer", "truncated_answer", "too_long"]
 
-VERSION: dict[Grader, str] = {
-    **{g: f"{g}-1" for g in ("exact", "reasoning_gym", "f1", "code", "chrf")},
-    **{g: f"{g}-2" for g in ("number", "choice", "math")},
+VERSION: dict[Grader, str] = {g: f"{g}-1" for g in ("number", "exact", "reasoning_gym", "f1", "math", "code", "chrf")} | {
+    "choice": "choice-2"
 }
 PACKAGE: dict[Grader, str] = {"reasoning_gym": "reasoning-gym", "math": "math-verify", "chrf": "sacrebleu"}
 """Whose judgement a grader's is, in part: its version is part of the grader's."""
@@ -124,8 +123,6 @@ def _ungraded(status: Status) -> Grade:
 
 
 _DECIMAL = re.compile(r"-?\d+(\.\d+)?")
-_ROOT = re.compile(r"\u221a\s*(?:\(([^()]*)\)|([A-Za-z]|\d+(?:\.\d+)?))")
-_PLAIN_NUMBER = re.compile(r"[\s$]*[-+]?\s*[\d.,]+[\s$.]*")
 
 
 def _digits_right(gold: str, found: str) -> float:
@@ -261,23 +258,18 @@ def _grade_chrf(answer_text: str, problem: Problem, truncated: bool) -> Grade:
 
 
 def _grade_math(answer_text: str, problem: Problem, truncated: bool) -> Grade:
-    """Equal as math-verify sees it; credit as in `number` where gold and answer are both plain numbers, else none.
-
-    Right answers vote together, others by sympy's way to print them.
-    """
+    """Equal as math-verify sees it; credit for numbers as in `number`. Right answers vote together, others by sympy's way to print them."""
     marked = [c for c in (*clauses(answer_text), first_line(answer_text)) if (c.closed or not truncated) and c.text.strip(" .$*")]
     if not marked:
         return _ungraded("truncated_answer" if truncated else "no_answer")
     said = marked[0].text.strip().strip("$*").removesuffix(".").strip()
     if len(said) > MAX_ANSWER:
         return _ungraded("too_long")
-    verdict = verify(problem.answer, _ROOT.sub(r"\\sqrt{\1\2}", said)) if said != problem.answer else None
+    verdict = verify(problem.answer, said) if said != problem.answer else None
     if verdict is None or verdict.equal:
         return Grade(True, 1.0, "answered", said, problem.answer)
-    numbers = (text.translate(LOOKALIKES) for text in (problem.answer, verdict.key or said))  # as sympy prints it: 2470/2 is 1235
-    gold, found = (number_in(text, False) if _PLAIN_NUMBER.fullmatch(text) else None for text in numbers)
-    partial = _digits_right(gold.key, found.key) if gold and found and gold.key != found.key else 0.0
-    return Grade(False, partial, "answered", said, verdict.key or said)
+    gold, found = number_in(problem.answer, False), number_in(said, False)
+    return Grade(False, _digits_right(gold.key, found.key) if gold and found else 0.0, "answered", said, verdict.key or said)
 
 
 def _grade_code(answer_text: str, problem: Problem, truncated: bool) -> Grade:
