@@ -30,7 +30,10 @@ from thinkscale.verify import verify
 
 Status = Literal["answered", "no_answer", "truncated_answer", "too_long"]
 
-VERSION: dict[Grader, str] = {g: f"{g}-1" for g in ("number", "exact", "choice", "reasoning_gym", "f1", "math", "code", "chrf")}
+VERSION: dict[Grader, str] = {
+    **{g: f"{g}-1" for g in ("number", "exact", "choice", "reasoning_gym", "f1", "math", "chrf")},
+    "code": "code-2",
+}
 PACKAGE: dict[Grader, str] = {"reasoning_gym": "reasoning-gym", "math": "math-verify", "chrf": "sacrebleu"}
 """Whose judgement a grader's is, in part: its version is part of the grader's."""
 WAITING: tuple[Grader, ...] = ("math", "code")
@@ -250,7 +253,7 @@ def _grade_code(answer_text: str, problem: Problem, truncated: bool) -> Grade:
     if len(program) > MAX_PROGRAM:
         return _ungraded("too_long")
     sandbox.check()
-    share = share_passed(program, metadata)
+    share = share_passed(program, problem.answer, metadata)
     return Grade(share == 1, share, "answered", program, same_program(program))
 
 
