@@ -21,7 +21,7 @@ from importlib.metadata import version
 from typing import Any, Literal
 
 from thinkscale import sandbox
-from thinkscale.extract import LOOKALIKES, MAX_ANSWER, Found, clauses, first_line, number_in
+from thinkscale.extract import LOOKALIKES, MAX_ANSWER, Found, clauses, first_line, number_alone, number_in
 from thinkscale.gym import RUN_CODE
 from thinkscale.likeness import chrf, normalised, token_f1, translation_in
 from thinkscale.problems import Grader, Problem
@@ -31,8 +31,8 @@ from thinkscale.verify import verify
 Status = Literal["answered", "no_answer", "truncated_answer", "too_long"]
 
 VERSION: dict[Grader, str] = {
-    **{g: f"{g}-1" for g in ("number", "exact", "choice", "reasoning_gym", "f1", "math", "chrf")},
-    "code": "code-2",
+    **{g: f"{g}-1" for g in ("exact", "choice", "reasoning_gym", "f1", "chrf")},
+    **{g: f"{g}-2" for g in ("number", "math", "code")},
 }
 PACKAGE: dict[Grader, str] = {"reasoning_gym": "reasoning-gym", "math": "math-verify", "chrf": "sacrebleu"}
 """Whose judgement a grader's is, in part: its version is part of the grader's."""
@@ -229,19 +229,37 @@ def _grade_chrf(answer_text: str, problem: Problem, truncated: bool) -> Grade:
     return Grade(correct, likeness, "answered", found, problem.answer if correct else found)
 
 
+_ROOT = re.compile(r"√\s*(?:\(([^()]*)\)|\{([^{}]*)\}|(\d+|\w))")
+_UNIT = re.compile(  # those that math-verify takes for products of letters
+    r"(?<=\d)\s+(?:dollars?|weeks?|points?|people|sides?|solutions?|integers?|cards?|balls?|marbles?|books?|pages?|games?|cookies?|boys?|girls?"
+    r"|(?:miles?|kilometers?|km) per hour)$"
+)
+
+
+def _written(text: str) -> str:
+    """An expression as math-verify reads it: roots as LaTeX has them, no unit after a number."""
+    text = _ROOT.sub(lambda root: f"\\sqrt{{{root[1] or root[2] or root[3]}}}", text)
+    number = _UNIT.sub("", text)
+    return number if number_alone(number) else text
+
+
 def _grade_math(answer_text: str, problem: Problem, truncated: bool) -> Grade:
-    """Equal as math-verify sees it; credit for numbers as in `number`. Right answers vote together, others by sympy's way to print them."""
+    """Equal as math-verify sees it; credit as in `number` where gold and answer are numbers, else none for what is wrong.
+
+    Right answers vote together, others by sympy's way to print them.
+    """
     marked = [c for c in (*clauses(answer_text), first_line(answer_text)) if (c.closed or not truncated) and c.text.strip(" .$*")]
     if not marked:
         return _ungraded("truncated_answer" if truncated else "no_answer")
     said = marked[0].text.strip().strip("$*").removesuffix(".").strip()
     if len(said) > MAX_ANSWER:
         return _ungraded("too_long")
-    verdict = verify(problem.answer, said) if said != problem.answer else None
+    verdict = verify(_written(problem.answer), _written(said)) if said != problem.answer else None
     if verdict is None or verdict.equal:
         return Grade(True, 1.0, "answered", said, problem.answer)
-    gold, found = number_in(problem.answer, False), number_in(said, False)
-    return Grade(False, _digits_right(gold.key, found.key) if gold and found else 0.0, "answered", said, verdict.key or said)
+    gold, found = number_alone(_written(problem.answer)), number_alone(_written(said))
+    partial = _digits_right(gold.key, found.key) if gold and found and gold.key != found.key else 0.0
+    return Grade(False, partial, "answered", said, verdict.key or said)
 
 
 def _grade_code(answer_text: str, problem: Problem, truncated: bool) -> Grade:
