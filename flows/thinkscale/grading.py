@@ -23,7 +23,7 @@ from typing import Any, Literal
 from thinkscale import sandbox
 from thinkscale.extract import LOOKALIKES, MAX_ANSWER, Found, clauses, first_line, number_alone, number_in
 from thinkscale.gym import RUN_CODE
-from thinkscale.likeness import chrf, normalised, token_f1, translation_in
+from thinkscale.likeness import chrf, log10_error, normalised, token_f1, translation_in
 from thinkscale.problems import Grader, Problem
 from thinkscale.programs import MAX_PROGRAM, program_in, same_program, share_passed
 from thinkscale.verify import verify
@@ -49,6 +49,7 @@ class Grade:
     status: Status
     extracted_answer: str | None
     answer_class: str | None
+    log10_error: float | None = None
 
 
 def grade(grader: Grader, answer_text: str, problem: Problem, truncated: bool) -> Grade:
@@ -72,7 +73,8 @@ def grade(grader: Grader, answer_text: str, problem: Problem, truncated: bool) -
     if len(found.text) > MAX_ANSWER:
         return _ungraded("too_long")
     correct = found.key == gold.key
-    return Grade(correct, 1.0 if correct else partial(gold.key, found.key), "answered", found.key, found.key)
+    error = log10_error(gold.key, found.key) if grader == "number" else None
+    return Grade(correct, 1.0 if correct else partial(gold.key, found.key), "answered", found.key, found.key, error)
 
 
 def grade_many(grader: Grader, answers: Sequence[tuple[str, Problem, bool]]) -> list[Grade]:
