@@ -365,7 +365,6 @@ def main() -> None:
 
     The job is read after the first split: neither tests nor the word that stands before answers are in the memory of the program's process.
     """
-    _control(PR_SET_PDEATHSIG, signal.SIGKILL)
     out, nowhere = os.dup(1), os.open(os.devnull, os.O_RDWR)
     for module in MODULES.split():
         importlib.import_module(module)
