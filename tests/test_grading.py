@@ -2,9 +2,12 @@
 
 import importlib.metadata
 import inspect
+import itertools
 import json
+import math
 import re
 import time
+from fractions import Fraction
 from pathlib import Path
 
 import pytest
@@ -71,6 +74,22 @@ NUMBERS = [  # answer text, what is read from it (None: nothing)
     ("10-7", "7"),  # no marker, no equals sign: the last number, and the dash is a minus between two
     ("between 5\u20137", "7"),
     ("- 7 apples", "7"),  # a bullet
+    ("Answer:\n- 7 apples", "7"),
+    ("- 7", "-7"),
+    ("\u2212 7", "-7"),
+    ("+ 7", "7"),
+    ("$- 7$", "-7"),
+    ("Answer: - 7", "-7"),
+    ("Answer:\n- 7", "-7"),
+    ("Answer: \u2212 7 apples", "-7"),
+    ("The answer is x = - 7.", "-7"),
+    ("so x = - 7", "-7"),
+    ("\\boxed{- 7}", "-7"),
+    ("\\boxed{-\\ 7}", "-7"),
+    ("#### - 7", "-7"),
+    ("10 - 7", "7"),
+    ("The answer is 10 - 7", "10"),
+    ("The answer is 10 - 7 = 3", "3"),
     ("1e3", "1000"),
     ("1.5E-2", "0.015"),
     ("1.5 \\times 10^{3}", "1500"),
@@ -226,6 +245,46 @@ def test_no_text_takes_long(text: str) -> None:
 )
 def test_partial_credit_of_numbers_counts_digits_from_the_right(gold: str, text: str, partial: float) -> None:
     assert graded("number", text, gold).partial == pytest.approx(partial)
+
+
+@pytest.mark.parametrize(
+    ("gold", "text", "error"),
+    [
+        ("1234", "1234", -16),
+        ("100", "The answer is 101", -2),
+        ("100", "99", -2),
+        ("100", "-900", 1),
+        ("0", "0", -16),
+        ("0", "0.001", -3),
+        ("5", "0", 0),
+        ("-2", "2", math.log10(2)),
+        ("1/3", "2/6", -16),
+        ("1/3", "1/2", math.log10(0.5)),
+        ("3", "3.00000000000000000001", -16),
+        ("1", "1e1000", 1000),
+        ("1", "1e-1000", 0),
+        ("2", "1e999999", 999998.69897),
+        ("100", "nothing", None),
+    ],
+)
+def test_how_far_a_number_is_off_is_told_in_powers_of_ten(gold: str, text: str, error: float | None) -> None:
+    start = time.perf_counter()
+    found = graded("number", text, gold)
+    assert found.log10_error == (None if error is None else pytest.approx(error))
+    assert not found.correct or found.log10_error == -16
+    assert time.perf_counter() - start < 0.5
+
+
+def test_the_error_of_a_number_is_that_of_exact_arithmetic() -> None:
+    values = [Fraction(sign * p, q) for sign in (1, -1) for p in (1, 2, 7, 10, 999, 10**18 + 1) for q in (1, 3, 8, 700)]
+    for gold, found in itertools.product(values, values):
+        ratio = abs(found - gold) / abs(gold)
+        exact = max(-16.0, math.log10(ratio.numerator) - math.log10(ratio.denominator)) if ratio else -16.0
+        assert graded("number", str(found), str(gold)).log10_error == pytest.approx(exact, abs=1e-9), (gold, found)
+
+
+def test_other_graders_tell_no_error_of_a_number() -> None:
+    assert graded("exact", "12", "13").log10_error is None and graded("choice", "B", "B", OPTIONS).log10_error is None
 
 
 EXACT = [  # answer text, gold, correct

@@ -9,6 +9,7 @@ from thinkscale.problems import Problem
 from thinkscale.programs import checks, program_in, same_program
 
 PROMPT = 'import math\n\n\ndef up(x):\n    """Round up."""\n'
+GOLD = f"{PROMPT}    return math.ceil(x)\n"
 ASKED = {"prompt": PROMPT, "entry_point": "up", "tests": ["assert up(1.5) == 2", "assert up(3) == 3"]}
 RIGHT = {
     "the body, as a base model goes on": "    return math.ceil(x)\n",
@@ -28,7 +29,7 @@ RIGHT = {
 
 @pytest.mark.parametrize("case", RIGHT)
 def test_the_program_is_found(case: str) -> None:
-    problem = Problem("p", "p", PROMPT, "?", 1.0, metadata=json.dumps(ASKED))
+    problem = Problem("p", "p", PROMPT, GOLD, 1.0, metadata=json.dumps(ASKED))
     assert grade("code", RIGHT[case], problem, False).partial == 1.0, program_in(RIGHT[case], ASKED, False)
 
 
@@ -44,7 +45,7 @@ def test_the_program_is_found(case: str) -> None:
     ],
 )
 def test_a_program_counts_only_if_it_is_complete(text: str, truncated: bool, status: str) -> None:
-    problem = Problem("p", "p", PROMPT, "?", 1.0, metadata=json.dumps(ASKED))
+    problem = Problem("p", "p", PROMPT, GOLD, 1.0, metadata=json.dumps(ASKED))
     assert grade("code", text, problem, truncated).status == status
 
 
@@ -64,3 +65,18 @@ def test_each_assertion_of_a_check_is_a_test_with_what_stands_before_it() -> Non
         "import math\nX = 2\ncandidate = f\nassert candidate(1) == 1",
         "import math\nX = 2\ncandidate = f\ny = X\nfor i in range(2):\n    assert candidate(y) == i",
     ]
+
+
+def test_a_test_takes_from_the_program_what_the_gold_program_defines() -> None:
+    gold = "from math import gcd\nimport math\nHALF = 0.5\nclass Pair: pass\ndef sum(a, b): return 1\nup = lambda x: math.ceil(x)\n"
+    tests = ["assert sum(6, 4) == up(HALF) == math.ceil(0.5)"]
+    problem = Problem("p", "p", "?", gold, 1.0, metadata=json.dumps({"tests": tests}))
+    assert grade("code", gold, problem, False).correct
+    for wrong in ("def sum(a, b): return 2\nup = lambda x: 1", "def sum(a, b): return 1\nup = lambda x: 2", "def sum(a, b): return 1"):
+        assert not grade("code", f"HALF = 0\n{wrong}", problem, False).correct, wrong
+
+
+def test_a_gold_answer_that_is_no_program_is_an_error() -> None:
+    problem = Problem("p", "p", "?", "def f(", 1.0, metadata=json.dumps({"tests": ["assert f(1) == 2"]}))
+    with pytest.raises(ValueError, match="the gold answer is no program in Python"):
+        grade("code", "def f(x): return 2", problem, False)

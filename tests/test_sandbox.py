@@ -19,6 +19,7 @@ from thinkscale.grading import grade
 from thinkscale.problems import Problem
 
 LIMITS = sandbox.Limits(memory_mb=256, cpu_seconds=1, seconds=1.5)
+GOLD = "def f(x):\n    return x + 1\n"
 OPEN = "\ndef f(x):\n    return x + 1\n"  # what would be right, after the harm
 SYSCALL = "import ctypes\nlibc = ctypes.CDLL(None)\n"
 
@@ -84,6 +85,35 @@ CHEATING = {
     "def f(x): return E()",
     "exit in the function": "import os\ndef f(x): os._exit(0)",
     "leave by raising": "def f(x): raise SystemExit(0)",
+    "exec that does nothing": "import builtins\nbuiltins.exec = lambda *a, **k: None\ndef f(x): return 0",
+    "compile that compiles nothing": "import builtins\nold = builtins.compile\nbuiltins.compile = lambda s, *a, **k: old('', '', 'exec')\n"
+    "def f(x): return 0",
+    "a parser that finds nothing": "import ast\nold = ast.parse\nast.parse = lambda s, *a, **k: old('pass')\ndef f(x): return 0",
+    "a visitor that visits nothing": "import ast\nast.NodeTransformer.visit = lambda self, node: ast.Module([], [])\ndef f(x): return 0",
+    "another check of plain values": "import sys\nmain = sys.modules['__main__']\nmain._plain = main._is_plain = lambda v: True\n"
+    "class E:\n    def __eq__(self, other): return True\n    def __ne__(self, other): return False\ndef f(x): return E()",
+    "other plain types": "import sys\nmain = sys.modules['__main__']\nclass E(int):\n    def __eq__(self, other): return True\n"
+    "main.PLAIN[E] = main.NAMES['E'] = (lambda e: [], E)\ndef f(x): return E()",
+    "built-in functions that agree": "import builtins\nbuiltins.all = builtins.any = builtins.isinstance = lambda *a: True\n"
+    "builtins.type = lambda v: int\nbuiltins.AssertionError = None\ndef f(x): return 0",
+    "an assertion that is an exit": "import builtins\nclass A(SystemExit):\n    pass\nbuiltins.AssertionError = A\ndef f(x): return 0",
+    "exit in the test": "import sys\ndef f(x): sys.exit(0)",
+    "results at the end": "import atexit, os\ndef say():\n    for d in range(64):\n        try: os.write(d, b'[true]\\n')\n"
+    "        except OSError: pass\natexit.register(say)\ndef f(x): raise SystemExit",
+    "another standard output": "import sys, io\nsys.stdout = sys.__stdout__ = io.StringIO('[true]')\nprint('[true]')\ndef f(x): return 0",
+    "another way to answer": "import sys\nmain = sys.modules['__main__']\nmain.passed = lambda *a: [True] * 9\n"
+    "main.returned = lambda *a: [[2]] * 9\nmain.dumps = lambda v: '[[2], [3], true, true, true]'\ndef f(x): return 0",
+    "the functions of its own process": "import sys\nframe = sys._getframe()\nwhile frame:\n    for name in list(frame.f_globals):\n"
+    "        if name not in ('__builtins__', 'obey'): frame.f_globals[name] = lambda *a, **k: True\n    frame = frame.f_back\n"
+    "def f(x): return 0",
+    "answers said beforehand": "import os\nfor d in range(64):\n    try: os.write(d, b'[\"value\", true]\\n' * 99)\n"
+    "    except OSError: pass\ndef f(x): return 0",
+    "an answer that is no value": "import os\ndef f(x):\n    for d in range(64):\n"
+    '        try: os.write(d, b\'["value", ["mine", [0]]]\\n\')\n        except OSError: pass',
+    "lists that hold true": "import gc\ndef f(x):\n    for o in gc.get_objects():\n"
+    "        if type(o) is list: o[:] = [True] * len(o)\n    return 0",
+    "the tests, looked for": "import sys\ndef f(x):\n    frame = sys._getframe(1)\n    while frame:\n"
+    "        if 'assert' in str(frame.f_locals): return x + 1\n        frame = frame.f_back\n    return 0",
     "another json": "import json\njson.dumps = lambda *a, **k: '[[2], [3]]'\ndef f(x): return 7",
     "too much to return": "def f(x): return 'x' * 10**8",
     "a number without end": "def f(x): return 10 ** 100000",
@@ -146,10 +176,11 @@ def test_a_hostile_program_does_no_harm_and_passes_nothing(name: str, place) -> 
         harm = harm.replace(f"{{{key}}}", str(place[key]))
     start = time.monotonic()
     # the harm comes first and what would be right after it: to pass, the harm would have to succeed
-    asserted = sandbox.passed("", [harm + OPEN + "\nassert f(1) == 2"], LIMITS)
+    test = "assert f(1) == 2"
+    asserted = sandbox.passed("", "", [], [harm + OPEN + test], LIMITS) + sandbox.passed(harm + OPEN, GOLD, ["f"], [test], LIMITS)
     returned = sandbox.returned(harm + OPEN, "f", [[1], [2]], LIMITS)
-    assert asserted == [False] and returned == [[], []], name
-    assert time.monotonic() - start < 2 * (LIMITS.seconds + 60)
+    assert asserted == [False, False] and [f for f in returned if f] == [], name
+    assert time.monotonic() - start < 3 * (LIMITS.seconds + 60)
     unharmed(place)
     assert not left_over()
 
@@ -163,13 +194,35 @@ def test_a_program_that_cheats_the_tests_passes_none(name: str) -> None:
         "assert [f(1)] == [2] and True",
         "assert f(1)\nassert f(1) == 2",
     ]
-    assert not any(sandbox.passed(CHEATING[name], tests, LIMITS)), name
+    assert not any(sandbox.passed(CHEATING[name], GOLD, ["f"], tests, LIMITS)), name
     assert all(found != [value] for found, value in zip(sandbox.returned(CHEATING[name], "f", [[1], [2]], LIMITS), (2, 3), strict=True))
+
+
+@pytest.mark.parametrize(
+    "cheat",
+    [
+        "def abs(x): return 0",
+        "class math:\n    fabs = staticmethod(lambda x: 0)",
+        "def poly(x): return 0",
+        "TOLERANCE = 10**9",
+    ],
+)
+def test_what_a_test_uses_beside_the_function_asked_for_is_not_the_program_s(cheat: str) -> None:
+    gold = "import math\nTOLERANCE = 1e-6\ndef poly(x): return x - 2\ndef f(): return 2.0\n"
+    tests = ["assert abs(f() - 2) < TOLERANCE", "assert math.fabs(poly(f())) < TOLERANCE"]
+    assert sandbox.passed("def f(): return 2.0", gold, ["f"], tests) == [True, True]
+    assert sandbox.passed(f"{cheat}\ndef f(): return 7.0", gold, ["f"], tests) == [False, False]
+
+
+def test_a_program_that_ends_in_a_test_that_expects_an_error_passes_none() -> None:
+    test = "try:\n    f(-1)\n    right = False\nexcept Exception:\n    right = True\nassert right"
+    assert sandbox.passed("def f(x): raise ValueError", "def f(x): raise ValueError", ["f"], [test]) == [True]
+    assert sandbox.passed("import os\ndef f(x): os._exit(0)", GOLD, ["f"], [test, test], LIMITS) == [False, False]
 
 
 def test_hostile_programs_grade_wrong_and_none_is_lost(place) -> None:
     metadata = json.dumps({"entry_point": "f", "tests": ["assert f(1) == 2"]})
-    problem = Problem("p", "p", "?", OPEN, 1.0, metadata=metadata)
+    problem = Problem("p", "p", "?", GOLD, 1.0, metadata=metadata)
     for name in ("write a file", "call home", "exit as if all were well"):
         harm = HOSTILE[name].replace("{folder}", str(place["folder"])).replace("{port}", str(place["port"]))
         found = grade("code", f"```python\n{harm}\n{OPEN}```", problem, False)
@@ -192,7 +245,63 @@ HONEST = {
 @pytest.mark.parametrize("name", HONEST)
 def test_honest_programs_run(name: str) -> None:
     assert sandbox.returned(HONEST[name], "f", [[1], [40]]) == [[2], [41]]
-    assert sandbox.passed(HONEST[name], ["assert f(1) == 2", "assert f(1) == 3"]) == [True, False]
+    assert sandbox.passed(HONEST[name], GOLD, ["f"], ["assert f(1) == 2", "assert f(1) == 3"]) == [True, False]
+
+
+VALUES = (
+    "None True -7 10**5000 1.5 float('inf') 2j 'a\\u00e9\\ud800' b'ab' bytearray(b'a') [1,[2]] (1,) (1,(2,'x')) {1,2} frozenset({1}) "
+    "{1:[2],'a':None} range(3) Counter('aab') OrderedDict([(2,1),(1,2)]) defaultdict(None,{1:[2]}) deque([1,2]) date(2020,1,2) "
+    "datetime(2020,1,2,3,4) time(3,4) timedelta(1,2,3) Decimal('1.50') Fraction(1,3) int str"
+)
+IMPORTS = "from collections import *\nfrom datetime import *\nfrom decimal import Decimal\nfrom fractions import Fraction\n"
+
+
+@pytest.mark.parametrize("value", VALUES.split())
+def test_every_plain_value_goes_to_the_program_and_comes_back_the_same(value: str) -> None:
+    test = f"{IMPORTS}v = {value}\nassert f([v])[0] == v\nassert type(f([v])[0]) is type(v)"
+    assert sandbox.passed("def f(x): return x", "def f(x): return x", ["f"], [test]) == [True]
+
+
+OBJECTS = """
+class Node:
+    def __init__(self, value, left=None): self.value, self.left = value, left
+    def __str__(self): return f"<{self.value}>"
+def depth(node): return 0 if node is None else 1 + depth(node.left)
+def each(function, values): return [function(v) for v in values]
+def grow(values): values.append(max(values) + 1)
+def count(n): yield from range(n)
+def fail(x): raise KeyError(x)
+def total(purse): purse.seen = True; return purse.coins + purse.more(1)
+"""
+USES = [
+    "root = Node(1)\nroot.left = Node(2, left=Node(3))\nassert depth(root) == 3 and root.left.value == 2 and str(root) == '<1>'",
+    "assert depth(None) == 0",
+    "assert each(lambda v: v + 1, [1, 2]) == [2, 3]",
+    "values = [3, 1]\ngrow(values)\nassert values == [3, 1, 4]",
+    "assert list(count(3)) == [0, 1, 2] and next(count(1)) == 0",
+    "try:\n    fail(1)\n    assert False\nexcept LookupError:\n    pass",
+    "class Purse:\n    coins, seen = 1, False\n    def more(self, n): return n\npurse = Purse()\nassert total(purse) == 2 and purse.seen",
+]
+
+
+@pytest.mark.parametrize("test", USES)
+def test_tests_use_objects_and_functions_as_if_the_program_were_there(test: str) -> None:
+    names = ["Node", "depth", "each", "grow", "count", "fail", "total"]
+    assert sandbox.passed(OBJECTS, OBJECTS, names, [test, test.replace("assert ", "assert not ")]) == [True, "fail" in test]
+
+
+def test_the_program_gets_nothing_more_from_a_test_than_what_it_was_given() -> None:
+    program = (
+        "def f(function, thing):\n    found = 0\n    for o in (function, thing):\n        for name in ('__globals__', '_secret'):\n"
+        "            try: o.__getattr__(name); found += 1\n            except AttributeError: pass\n    return found"
+    )
+    test = "class T:\n    _secret = 1\nassert f(lambda: 1, T()) == 0"
+    assert sandbox.passed(program, GOLD, ["f"], [test]) == [True]
+
+
+def test_a_test_whose_values_cannot_be_carried_is_an_error_and_no_wrong_answer() -> None:
+    with pytest.raises(sandbox.SandboxError, match="object of type 'list_iterator', which cannot be carried"):
+        sandbox.passed("def f(x): return 0", GOLD, ["f"], ["assert f(1) == 0", "assert f(iter([1])) == 0"])
 
 
 def test_calls_do_not_see_what_earlier_ones_did_to_their_arguments() -> None:
@@ -236,7 +345,7 @@ def test_where_the_sandbox_does_not_hold_code_is_refused(name: str, tmp_path: Pa
 
 
 def test_a_sandbox_that_does_not_come_up_is_an_error_and_no_wrong_answer(tmp_path: Path) -> None:
-    module = with_jail(tmp_path, ("import ast\n", "import absent_module\n"))
+    module = with_jail(tmp_path, ("import ctypes\n", "import absent_module\n"))
     with pytest.raises(module.SandboxError, match="did not come up"):
         module.returned("def f(x): return x", "f", [[1]])
 
@@ -266,11 +375,33 @@ def test_a_program_dies_with_whoever_started_it() -> None:
     )
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as parent:
         assert parent.stdout is not None
-        pid = int(parent.stdout.readline())
-        while "No" not in (status := Path(f"/proc/{pid}/status").read_text()) or "Seccomp:\t2" not in status:
+        pid = parent.stdout.readline().strip()
+        while len(pids := [pid, *Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]) < 3 or not all(map(shut_in, pids[1:])):
             time.sleep(0.01)
         parent.send_signal(signal.SIGKILL)
     deadline = time.monotonic() + 60
-    while Path(f"/proc/{pid}").exists() and "State:\tZ" not in Path(f"/proc/{pid}/status").read_text():
+    while any(map(lives, pids)):
         assert time.monotonic() < deadline
         time.sleep(0.01)
+
+
+def shut_in(pid: str) -> bool:
+    return "Seccomp:\t2" in Path(f"/proc/{pid}/status").read_text()
+
+
+def lives(pid: str) -> bool:
+    try:
+        return "State:\tZ" not in Path(f"/proc/{pid}/status").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+def test_no_process_of_a_program_is_left_to_be_reaped_by_others() -> None:
+    def orphans() -> int:
+        texts = [p.read_text() for p in Path("/proc").glob("[0-9]*/status") if lives(p.parent.name) or p.exists()]
+        return sum("State:\tZ" in text and "PPid:\t1\n" in text for text in texts)
+
+    before = orphans()
+    for program in ("def f(x): return x", "import os\nos._exit(0)", HOSTILE["sleep"], HOSTILE["endless loop"]):
+        sandbox.returned(program, "f", [[1]], LIMITS)
+    assert orphans() <= before

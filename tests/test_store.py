@@ -22,7 +22,7 @@ from thinkscale.schema import SCHEMA_VERSION, TABLES
 from thinkscale.store import PARTS, Store, StoreError, table_from_rows
 
 GRADE = {"cell_id": "c", "problem_id": "p", "sample_index": 0, "correct": True, "correct_unforced": True, "partial": 1.0}
-GRADE |= {"status": "answered", "extracted_answer": "1", "answer_class": "1", "grader_version": "number-1"}
+GRADE |= {"log10_error": -16.0, "status": "answered", "extracted_answer": "1", "answer_class": "1", "grader_version": "number-1"}
 
 
 def grades(number, start=0):
@@ -210,16 +210,38 @@ def test_columns_that_came_later_are_null_in_parts_of_the_first_version(copied):
     assert later["samples"] and later["answers"]
     for table, names in later.items():
         for path in copied.parts(table):
-            old = pq.read_table(path).drop_columns(names)
-            meta = json.loads(old.schema.metadata[b"thinkscale"]) | {"schema_version": 1}
-            old = old.replace_schema_metadata({**old.schema.metadata, b"thinkscale": json.dumps(meta).encode()})
-            pq.write_table(old, path, write_page_checksum=True)
+            as_of_version(path, 1, names)
     store = Store(copied.root)
     for table, names in later.items():
         found = store.read(table)
         assert found.num_rows and all(found[name].null_count == found.num_rows for name in names)
     frame = read_graded(copied.root)
     assert frame["correct"].notna().all() and not store.quarantined()
+
+
+def as_of_version(path, version, without):
+    """A part as an earlier version wrote it."""
+    old = pq.read_table(path).drop_columns(without)
+    meta = json.loads(old.schema.metadata[b"thinkscale"]) | {"schema_version": version}
+    old = old.replace_schema_metadata({**old.schema.metadata, b"thinkscale": json.dumps(meta).encode()})
+    pq.write_table(old, path, write_page_checksum=True)
+
+
+def test_grading_again_fills_the_errors_of_numbers_that_were_graded_before_they_were_kept(tmp_path):
+    opened = study(tmp_path, benchmarks={"sums": {"problems": 8}})
+    run_toy(opened)
+    for path in opened.store.parts("grades"):
+        as_of_version(path, 3, ["log10_error"])
+    for path in opened.store.parts("answers"):  # the toy says no numbers
+        said = pq.read_table(path)
+        texts = pa.array([f"{i % 20}\n" if i % 3 else "none" for i in range(said.num_rows)])
+        pq.write_table(said.set_column(said.schema.get_field_index("answer_text"), said.schema.field("answer_text"), texts), path)
+    store = Store(opened.store.root)
+    assert read_graded(store.root)["log10_error"].isna().all()
+    grade_all(store, opened.known)
+    frame = read_graded(store.root)
+    assert (frame["log10_error"].notna() == frame["extracted_answer"].notna()).all() and frame["log10_error"].notna().any()
+    assert ((frame["log10_error"] == -16) == frame["correct"]).all()
 
 
 def test_a_part_of_another_version_is_an_error_and_stays(copied):
@@ -283,7 +305,7 @@ def test_graded_answers_are_one_tidy_frame(finished):
     assert not frame[list(TABLES["answers"].key)].duplicated().any()
     assert frame[[*scores, "forced_engine"]].isna().all(axis=None), "nothing was scored"
     unasked = {*scores, "forced_engine", "tool_calls", "tool_valid", "tool_tokens"}
-    assert set(frame.columns[frame.isna().any()]) - unasked <= {"extracted_answer", "answer_class"}
+    assert set(frame.columns[frame.isna().any()]) - unasked <= {"extracted_answer", "answer_class", "log10_error"}
     assert isinstance(frame["model"].dtype, pd.CategoricalDtype) and frame["correct"].dtype == bool
     assert (frame["thinking_tokens"] <= frame["thinking_budget"]).all()
     assert (frame["completion_tokens"] == frame["thinking_tokens"] + frame["injected_tokens"] + frame["answer_tokens"]).all()

@@ -1,4 +1,5 @@
 import itertools
+import math
 from collections.abc import Callable
 
 import numpy as np
@@ -223,6 +224,32 @@ def test_rows_that_contradict_each_other_are_named(break_it: Callable[[pd.DataFr
     with pytest.raises(TableError) as error:
         summary_of(break_it(made.graded(WORLD)))
     assert all(word in str(error.value) for word in words), error.value
+
+
+def test_the_digits_that_are_right_are_a_granular_metric_of_number_answers() -> None:
+    graded, rng = made.graded(WORLD), np.random.default_rng(1)
+    error = pd.Series(np.where(graded["correct"], -16.0, rng.normal(-2, 3, len(graded)).clip(-16)), index=graded.index)
+    silent = graded["extracted_answer"].isna()
+    assert silent.any()
+    frame = graded.assign(grader_version="number-2", log10_error=error.mask(silent))
+    table = summary_of(frame)
+    found = table[(table["metric"] == "-log10_error / 16") & (table["slice"] == "all")].set_index("cell_id")
+    for cell, rows in frame.groupby("cell_id", observed=True):
+        by_hand = []
+        for _, answers in rows.groupby("problem_id", observed=True):
+            by_hand.append(sum(0 if math.isnan(e) else min(max(-e, 0), 16) / 16 for e in answers["log10_error"]) / len(answers))
+        assert found.loc[cell, "value"] == pytest.approx(sum(by_hand) / len(by_hand))
+        assert found.loc[cell, "low"] <= found.loc[cell, "value"] <= found.loc[cell, "high"] and found.loc[cell, "k"] == 1
+    assert len(found) == graded["cell_id"].nunique() and not found["frontier"].any()
+
+
+def test_where_no_number_is_asked_for_or_its_error_is_not_known_there_is_no_such_metric() -> None:
+    graded = made.graded(WORLD)
+    other = summary_of(graded.assign(grader_version="exact-1", log10_error=np.nan))
+    assert not other["metric"].eq("-log10_error / 16").any()
+    before = graded.assign(grader_version="number-1", log10_error=np.nan)  # graded before errors were kept, and not again since
+    unknown = summary_of(before)
+    assert unknown.loc[unknown["metric"].eq("-log10_error / 16"), "value"].isna().all()
 
 
 def test_a_model_without_a_shape_is_named_with_its_nearest() -> None:

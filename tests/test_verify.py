@@ -39,6 +39,14 @@ EQUAL = [  # answer text, gold, correct
     (r"\boxed{\text{Evelyn}}", r"\text{Evelyn}", True),
     (r"\boxed{6 - 5i}", "6-5i", True),
     (r"\boxed{11\sqrt2}", r"11\sqrt{2}", True),
+    ("The answer is 2√2.", r"2\sqrt{2}", True),
+    ("The answer is √(15)", r"\sqrt{15}", True),
+    (r"\boxed{√{15}x}", r"\sqrt{15}x", True),
+    ("The answer is 10 dollars.", "10", True),
+    ("The answer is 60 miles per hour", "60", True),
+    ("The answer is 10 million", "10", False),
+    ("The answer is 10 squared", "10", False),
+    ("The answer is 2√3", r"2\sqrt{2}", False),
     (r"\boxed{3}", r"\sqrt{8}", False),
     (r"\boxed{(\pi/2, 3)}", r"\left( 3, \frac{\pi}{2} \right)", False),
     (r"\boxed{5 - 6i}", "6-5i", False),
@@ -59,6 +67,25 @@ def test_wrong_answers_that_are_equal_vote_together_and_are_worth_their_digits()
     one, other = (grade("math", text, problem("1234"), False) for text in (r"\boxed{\frac{2470}{2}}", "The answer is 1235."))
     assert one.answer_class == other.answer_class == "1235" and not one.correct
     assert one.partial == other.partial == pytest.approx(0.75)
+
+
+@pytest.mark.parametrize(
+    ("gold", "text"),
+    [
+        (r"2\sqrt{2}", "2"),
+        (r"11\sqrt2", "11"),
+        ("x^2+5", "5"),
+        ("10", "10!"),
+        ("10", "10x"),
+        ("10", "10 - 1"),
+        (r"\frac{1}{2}", "1"),
+        ("(3, 4)", "3"),
+        ("7", r"7\pi"),
+    ],
+)
+def test_a_number_inside_an_expression_is_worth_nothing(gold: str, text: str) -> None:
+    result = grade("math", rf"\boxed{{{text}}}", problem(gold), False)
+    assert (result.correct, result.partial, result.status) == (False, 0.0, "answered")
 
 
 @pytest.mark.parametrize(("text", "status"), [("", "no_answer"), (r"\boxed{12", "no_answer"), (r"\boxed{12}", "answered")])
@@ -88,7 +115,7 @@ def test_a_process_that_dies_costs_one_question() -> None:
 
 
 def test_the_grader_names_the_package_that_judges() -> None:
-    assert re.fullmatch(r"math-1\+0\.\d+\.\d+", grader_version("math")) and grader_version("chrf").startswith("chrf-1+")
+    assert re.fullmatch(r"math-2\+0\.\d+\.\d+", grader_version("math")) and grader_version("chrf").startswith("chrf-1+")
 
 
 def test_translations_are_worth_their_chrf_and_right_from_the_stated_threshold() -> None:

@@ -109,7 +109,8 @@ POINT = (
     Column(
         "metric",
         pa.string(),
-        "`pass@k`, `maj@k`, `unforced pass@k` (cut thinking counts as wrong); `best@k` and `vote@k` by a score; `right_prob`, `1 - brier`.",
+        "`pass@k`, `maj@k`, `unforced pass@k` (cut thinking counts as wrong); `best@k` and `vote@k` by a score; `right_prob`, `1 - brier`, "
+        "`-log10_error / 16`.",
     ),
     Column("k", pa.int32(), "Samples that the estimate pretends to have."),
 )

@@ -34,6 +34,8 @@ class Clause(NamedTuple):
     text: str
     closed: bool
     """It ends before the text does: a cap cannot have cut it."""
+    own_line: bool = False
+    """It begins a line: a dash there may be a bullet."""
 
 
 LOOKALIKES = {c: chr(c - 0xFEE0) for c in range(0xFF01, 0xFF5F)}  # full-width forms; NFKC would also flatten 10² to 102
@@ -56,7 +58,7 @@ def clauses(text: str) -> Iterator[Clause]:
             continue
         start = _decoration_end(text, marker.end())
         end = _CLAUSE_END.search(text, start)
-        yield Clause(text[start : end.start() if end else len(text)], end is not None)
+        yield Clause(text[start : end.start() if end else len(text)], end is not None, "\n" in text[marker.end() : start])
 
 
 def _braced(text: str, start: int) -> Clause:
@@ -104,6 +106,8 @@ _LATEX = [
         (r"\\(?:[;:> ()\[\]]|left|right|displaystyle|approx|q?quad)", " "),
     )
 ]
+_SIGN_APART = re.compile(r"([=≈]\s*[-+])\s+(?=[.\d])")  # after no operand: "x = - 7"
+_SIGN_FIRST = re.compile(r"^\s*([-+])\s+(?=[.\d])")
 _SIGNED_MONEY = re.compile(r"-\s*[$£€¥]\s*")
 _MONEY = re.compile(r"[$£€¥]")
 
@@ -126,15 +130,24 @@ def number_in(text: str, truncated: bool) -> Found | None:
         return next(_numbers(line.text), None)
     for clause in clauses(text):
         if clause.closed or not truncated:
+            bullet = clause.own_line and not _BARE.fullmatch(clause.text)
             last_side = re.split(r"[=≈]", clause.text)[-1]
-            found = next(_numbers(last_side), None) or next(_numbers(clause.text), None)
+            found = next(_numbers(last_side, not bullet), None) or next(_numbers(clause.text, not bullet), None)
             if found:
                 return found
-    return None if truncated else next(_numbers(text[-MAX_TEXT:], backwards=True), None)
+    return None if truncated else next(_numbers(text[-MAX_TEXT:], False, backwards=True), None)
 
 
-def _numbers(text: str, backwards: bool = False) -> Iterator[Found]:
-    matches = list(_NUMBER.finditer(_plain(text)))
+def number_alone(text: str) -> Found | None:
+    """The number that a text is, with nothing beside it but its currency or percent sign; None where it is anything else."""
+    text = _plain(text.translate(LOOKALIKES)).strip()
+    return next(_numbers(text), None) if _BARE.fullmatch(text) else None
+
+
+def _numbers(text: str, sign_first: bool = True, backwards: bool = False) -> Iterator[Found]:
+    """`sign_first`: a sign that the text begins with is that of the number after it, a space between or not."""
+    text = _SIGN_APART.sub(r"\1", _plain(text))
+    matches = list(_NUMBER.finditer(_SIGN_FIRST.sub(r"\1", text) if sign_first else text))
     for match in reversed(matches) if backwards else matches:
         key = _number_key(match)
         if key is not None:

@@ -31,6 +31,7 @@ def grade_part(store: Store, name: str, benchmarks: Mapping[str, Benchmark], pro
                 "correct": found.correct,
                 "correct_unforced": found.correct and answer["ended"] != "cut",
                 "partial": found.partial,
+                "log10_error": found.log10_error,
                 "status": found.status,
                 "extracted_answer": found.extracted_answer,
                 "answer_class": found.answer_class,

@@ -21,9 +21,9 @@ from importlib.metadata import version
 from typing import Any, Literal
 
 from thinkscale import sandbox
-from thinkscale.extract import LOOKALIKES, MAX_ANSWER, Found, clauses, first_line, number_in
+from thinkscale.extract import LOOKALIKES, MAX_ANSWER, Found, clauses, first_line, number_alone, number_in
 from thinkscale.gym import RUN_CODE
-from thinkscale.likeness import chrf, normalised, token_f1, translation_in
+from thinkscale.likeness import chrf, log10_error, normalised, token_f1, translation_in
 from thinkscale.problems import Benchmark, Grader, Problem
 from thinkscale.programs import MAX_PROGRAM, program_in, same_program, share_passed
 from thinkscale.sources import ConfigError
@@ -31,8 +31,9 @@ from thinkscale.verify import verify
 
 Status = Literal["answered", "no_answer", "truncated_answer", "too_long"]
 
-VERSION: dict[Grader, str] = {g: f"{g}-1" for g in ("number", "exact", "reasoning_gym", "f1", "math", "code", "chrf")} | {
-    "choice": "choice-2"
+VERSION: dict[Grader, str] = {
+    **{g: f"{g}-1" for g in ("exact", "reasoning_gym", "f1", "chrf")},
+    **{g: f"{g}-2" for g in ("number", "choice", "math", "code")},
 }
 PACKAGE: dict[Grader, str] = {"reasoning_gym": "reasoning-gym", "math": "math-verify", "chrf": "sacrebleu"}
 """Whose judgement a grader's is, in part: its version is part of the grader's."""
@@ -49,6 +50,7 @@ class Grade:
     status: Status
     extracted_answer: str | None
     answer_class: str | None
+    log10_error: float | None = None
 
 
 def grade(grader: Grader, answer_text: str, problem: Problem, truncated: bool) -> Grade:
@@ -72,7 +74,8 @@ def grade(grader: Grader, answer_text: str, problem: Problem, truncated: bool) -
     if len(found.text) > MAX_ANSWER:
         return _ungraded("too_long")
     correct = found.key == gold.key
-    return Grade(correct, 1.0 if correct else partial(gold.key, found.key), "answered", found.key, found.key)
+    error = log10_error(gold.key, found.key) if grader == "number" else None
+    return Grade(correct, 1.0 if correct else partial(gold.key, found.key), "answered", found.key, found.key, error)
 
 
 def grade_many(grader: Grader, answers: Sequence[tuple[str, Problem, bool]]) -> list[Grade]:
@@ -257,19 +260,37 @@ def _grade_chrf(answer_text: str, problem: Problem, truncated: bool) -> Grade:
     return Grade(correct, likeness, "answered", found, problem.answer if correct else found)
 
 
+_ROOT = re.compile(r"√\s*(?:\(([^()]*)\)|\{([^{}]*)\}|(\d+|\w))")
+_UNIT = re.compile(  # those that math-verify takes for products of letters
+    r"(?<=\d)\s+(?:dollars?|weeks?|points?|people|sides?|solutions?|integers?|cards?|balls?|marbles?|books?|pages?|games?|cookies?|boys?|girls?"
+    r"|(?:miles?|kilometers?|km) per hour)$"
+)
+
+
+def _written(text: str) -> str:
+    """An expression as math-verify reads it: roots as LaTeX has them, no unit after a number."""
+    text = _ROOT.sub(lambda root: f"\\sqrt{{{root[1] or root[2] or root[3]}}}", text)
+    number = _UNIT.sub("", text)
+    return number if number_alone(number) else text
+
+
 def _grade_math(answer_text: str, problem: Problem, truncated: bool) -> Grade:
-    """Equal as math-verify sees it; credit for numbers as in `number`. Right answers vote together, others by sympy's way to print them."""
+    """Equal as math-verify sees it; credit as in `number` where gold and answer are numbers, else none for what is wrong.
+
+    Right answers vote together, others by sympy's way to print them.
+    """
     marked = [c for c in (*clauses(answer_text), first_line(answer_text)) if (c.closed or not truncated) and c.text.strip(" .$*")]
     if not marked:
         return _ungraded("truncated_answer" if truncated else "no_answer")
     said = marked[0].text.strip().strip("$*").removesuffix(".").strip()
     if len(said) > MAX_ANSWER:
         return _ungraded("too_long")
-    verdict = verify(problem.answer, said) if said != problem.answer else None
+    verdict = verify(_written(problem.answer), _written(said)) if said != problem.answer else None
     if verdict is None or verdict.equal:
         return Grade(True, 1.0, "answered", said, problem.answer)
-    gold, found = number_in(problem.answer, False), number_in(said, False)
-    return Grade(False, _digits_right(gold.key, found.key) if gold and found else 0.0, "answered", said, verdict.key or said)
+    gold, found = number_alone(_written(problem.answer)), number_alone(_written(said))
+    partial = _digits_right(gold.key, found.key) if gold and found and gold.key != found.key else 0.0
+    return Grade(False, partial, "answered", said, verdict.key or said)
 
 
 def _grade_code(answer_text: str, problem: Problem, truncated: bool) -> Grade:
@@ -281,7 +302,7 @@ def _grade_code(answer_text: str, problem: Problem, truncated: bool) -> Grade:
     if len(program) > MAX_PROGRAM:
         return _ungraded("too_long")
     sandbox.check()
-    share = share_passed(program, metadata)
+    share = share_passed(program, problem.answer, metadata)
     return Grade(share == 1, share, "answered", program, same_program(program))
 
 

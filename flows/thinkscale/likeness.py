@@ -1,13 +1,15 @@
-"""How alike two texts are: token F1 of answers to questions about a passage, chrF of translations.
+"""How alike two answers are: token F1 of answers to questions about a passage, chrF of translations, how far a number is off.
 
 Why: a grade of right or wrong makes a jump out of what is a slope; these measures give credit for what is nearly right, as the fields that
 use them define them. What it does not do: find the answer in a text (see `extract`), say what is correct (see `grading`).
 """
 
 import functools
+import math
 import re
 import string
 from collections import Counter
+from decimal import MAX_EMAX, MIN_EMIN, Context, Decimal
 from typing import Any
 
 from thinkscale.sources import ConfigError
@@ -47,6 +49,31 @@ def _chrf() -> Any:
     except ImportError as e:
         raise ConfigError("grading translations needs sacrebleu: pip install -e '.[flows]'.") from e
     return CHRF()
+
+
+MOST_DIGITS = 16
+"""Significant digits that are told apart, about those of double precision: what is equal, or nearer, counts as off by 10^-16."""
+_WIDE = Context(prec=100, Emax=MAX_EMAX, Emin=MIN_EMIN)  # far beyond those digits, and no overflow at a million
+
+
+def log10_error(gold: str, found: str) -> float:
+    """log10(|found - gold| / |gold|) of two numbers as `extract` writes them, at least -16; of a gold 0, log10 |found|.
+
+    Its negative is the log relative error (McCullough 1998): how many significant digits are right.
+    """
+    if gold == found:
+        return float(-MOST_DIGITS)
+    right = _decimal(gold)
+    off = _WIDE.divide(_WIDE.abs(_WIDE.subtract(_decimal(found), right)), _WIDE.abs(right) if right else Decimal(1))
+    if not off:  # fractions that agree in a hundred digits
+        return float(-MOST_DIGITS)
+    places = off.adjusted()
+    return max(float(-MOST_DIGITS), places + math.log10(_WIDE.scaleb(off, -places)))
+
+
+def _decimal(number: str) -> Decimal:
+    whole, _, denominator = number.partition("/")
+    return _WIDE.divide(Decimal(whole), Decimal(denominator)) if denominator else Decimal(whole)
 
 
 def translation_in(text: str, truncated: bool) -> str | None:

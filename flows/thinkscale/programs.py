@@ -7,6 +7,8 @@ begins; both are read. What it does not do: hold a program (see `sandbox`), say 
 import ast
 import json
 import re
+import symtable
+from functools import lru_cache
 from typing import Any
 
 from thinkscale import sandbox
@@ -58,14 +60,28 @@ def _continued(body: str) -> str:
     return "\n".join(kept if indented else [f"    {kept[0]}", *kept[1:]])
 
 
-def share_passed(program: str, metadata: dict[str, Any]) -> float:
-    """Share of the hidden tests that a program passes. Raises sandbox.SandboxError where it cannot be run safely."""
+def share_passed(program: str, gold: str, metadata: dict[str, Any]) -> float:
+    """Share of the hidden tests, which the gold program passes, that a program passes.
+
+    Raises: sandbox.SandboxError where it cannot be run safely; ValueError where the gold program is none.
+    """
     if "calls" in metadata:
         expected: list[Any] = metadata["expected"]
         found = sandbox.returned(program, str(metadata["entry_point"]), metadata["calls"])
         return sum(json.dumps(f) == json.dumps([e]) for f, e in zip(found, expected, strict=True)) / len(expected)
-    passed = sandbox.passed(program, list(metadata["tests"]))
+    names = [str(metadata["entry_point"])] if "entry_point" in metadata else _defined(gold)
+    passed = sandbox.passed(program, gold, names, list(metadata["tests"]))
     return sum(passed) / len(passed)
+
+
+@lru_cache(maxsize=4096)
+def _defined(gold: str) -> list[str]:
+    """Names that a gold program gives a value of its own."""
+    try:
+        symbols = symtable.symtable(gold, "<gold>", "exec").get_symbols()
+    except SyntaxError as e:
+        raise ValueError(f"the gold answer is no program in Python: {e}. Its tests cannot judge others.") from e
+    return [s.get_name() for s in symbols if s.is_assigned() and (s.is_namespace() or not s.is_imported())]
 
 
 def same_program(program: str) -> str:

@@ -1,9 +1,10 @@
 """Runs programs that models wrote, so that they can do no harm, and says what they did.
 
 Why: code benchmarks run what a model writes. Each program gets a process of its own, shut in by `jail`, with an empty environment, closed
-files, a deadline, and a bound on what is read of its output. Where the kernel does not hold it, `check` refuses code benchmarks: there is
-no way to run them unprotected. That the door was shut is said by the process itself before the program starts; where it does not come, that
-is our failure and an error, never a wrong answer. What it does not do: find the program in a text, count credit (see `programs`).
+files, a deadline, and a bound on what is read of its output; its tests run in another, so that it has no say in what they find. Where the
+kernel does not hold it, `check` refuses code benchmarks: there is no way to run them unprotected. That the door was shut is said by the
+process itself before the program starts; where it does not come, that is our failure and an error, never a wrong answer.
+What it does not do: find the program in a text, count credit (see `programs`).
 """
 
 import contextlib
@@ -52,17 +53,29 @@ def returned(program: str, entry_point: str, calls: list[list[Any]], limits: Lim
     return found if right else [[] for _ in calls]
 
 
-def passed(program: str, tests: list[str], limits: Limits = LIMITS) -> list[bool]:
-    """Which of the tests hold after a program; each is Python that fails by raising. Raises SandboxError."""
-    found = _run({"program": program, "tests": tests}, limits)
-    right = isinstance(found, list) and len(found) == len(tests)
-    return [f is True for f in found] if right else [False for _ in tests]
+def passed(program: str, gold: str, names: list[str], tests: list[str], limits: Limits = LIMITS) -> list[bool]:
+    """Which of the tests hold after a program; each is Python that fails by raising. Raises SandboxError.
+
+    Args:
+        gold: a program that passes them, which they take all from but `names`.
+        names: functions and classes that they take from the program.
+    """
+    found = _run({"program": program, "gold": gold, "names": names, "tests": tests}, limits)
+    if not (isinstance(found, list) and len(found) == len(tests)):
+        return [False for _ in tests]
+    uncarried = next((f for f in found if isinstance(f, str)), None)
+    if uncarried:
+        raise SandboxError(
+            f"a hidden test gives the program an object of type '{uncarried}', which cannot be carried into its process. "
+            "Write the test with plain values, functions, or objects of classes that it defines."
+        )
+    return [f is True for f in found]
 
 
 def _run(job: dict[str, Any], limits: Limits) -> Any:
     """The jail's answer, None where the program did not come to its end."""
     word = secrets.token_hex(16)
-    sent = json.dumps({**job, "word": word, "memory": limits.memory_mb * MEGABYTE, "cpu_seconds": limits.cpu_seconds}).encode()
+    sent = json.dumps({**job, "word": word, "memory": limits.memory_mb * MEGABYTE, "cpu_seconds": limits.cpu_seconds}).encode() + b"\n"
     process = subprocess.Popen(
         [sys.executable, "-P", "-s", "-S", str(JAIL)],
         stdin=subprocess.PIPE,
@@ -72,16 +85,20 @@ def _run(job: dict[str, Any], limits: Limits) -> Any:
         cwd="/",
         start_new_session=True,
     )
+    said = b""
     try:
         assert process.stdin is not None and process.stdout is not None
         with contextlib.suppress(BrokenPipeError):  # it died at once: said below
             process.stdin.write(sent)
-            process.stdin.close()
+            process.stdin.flush()
         said = _read(process.stdout.fileno(), limits, f"{word} ".encode())
     finally:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+        with contextlib.suppress(BrokenPipeError):
+            process.stdin.close()  # type: ignore[union-attr]
+        if not said:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+        process.wait()  # it ends and reaps its two children first: no orphan is left
         process.stdout.close()  # type: ignore[union-attr]
     lines = [line.removeprefix(f"{word} ") for line in said.decode(errors="replace").split("\n") if line.startswith(f"{word} ")]
     if lines[:1] != ["shut"]:
@@ -131,13 +148,17 @@ SELF_TESTS = {
     }.items()
 }
 """Each must fail: a program that can do one of these is not shut in."""
+_ATTEMPT = "def attempt(code):\n    exec(code, {})\n    return True"
 
 
 @functools.cache
 def check() -> None:
-    """Raise SandboxError where programs are not held; once per process."""
-    *found, adds = passed("", [*SELF_TESTS.values(), "assert sum(range(10)) == 45"])
-    broken = [name for name, did in zip(SELF_TESTS, found, strict=True) if did] + ["not even add numbers"] * (not adds)
+    """Raise SandboxError where programs, or the tests that judge them, are not held; once per process."""
+    codes = [*SELF_TESTS.values(), "assert sum(range(10)) == 45"]
+    *in_tests, judges = passed("", "", [], codes)
+    *in_program, adds = [found == [True] for found in returned(_ATTEMPT, "attempt", [[code] for code in codes])]
+    broken = [name for name, *did in zip(SELF_TESTS, in_tests, in_program, strict=True) if any(did)]
+    broken += ["not even add numbers"] * (not (judges and adds))
     if broken:
         raise SandboxError(
             f"code benchmarks are refused on this machine: a program in the sandbox could {', '.join(broken)}. "

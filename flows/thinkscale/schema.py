@@ -37,8 +37,8 @@ __all__ = [  # also those declared elsewhere
     "TableName",
 ]
 
-SCHEMA_VERSION = 3
-"""2 and 3: columns that are null in parts of versions before (`Column.since`), which can be read as ever. 3 also: what gold answers get is
+SCHEMA_VERSION = 4
+"""2 to 4: columns that are null in parts of versions before (`Column.since`), which can be read as ever. 3 also: what gold answers get is
 not in `answers` but in a table of its own, `forced`."""
 
 _SAMPLE = Column("sample_index", pa.int32(), "Which draw for this problem, from 0.")
@@ -196,6 +196,14 @@ GRADES = Table(
         Column("correct", pa.bool_(), "Is the extracted answer right?"),
         Column("correct_unforced", pa.bool_(), "`correct`, and the thinking was not cut: the 'unfinished = wrong' grade."),
         Column("partial", pa.float64(), "Granular credit in [0, 1]; 1 where `correct`."),
+        Column(
+            "log10_error",
+            pa.float64(),
+            "Of the grader `number`: log10(abs(answer - gold) / abs(gold)), at least -16, which is equal; where gold is 0, "
+            "log10(abs(answer)). Null without a number, and of other graders.",
+            nullable=True,
+            since=4,
+        ),
         Column("status", id_type, "`answered`, `no_answer`, `truncated_answer` or `too_long`."),
         Column("extracted_answer", pa.string(), "Canonical final answer; null where none was found.", nullable=True),
         Column("answer_class", pa.string(), "Answers of one class vote together; null abstains.", nullable=True),

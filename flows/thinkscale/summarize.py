@@ -15,16 +15,17 @@ from numpy.typing import NDArray
 
 from thinkscale import inference, power, schema
 from thinkscale.config import Shape
-from thinkscale.inference import Pools, Resampling
+from thinkscale.inference import Floats, Pools, Resampling
+from thinkscale.likeness import MOST_DIGITS
 from thinkscale.loading import nearest
 from thinkscale.measure import Cell, Point, Slice, measure, row_flops, slices
 from thinkscale.routes import is_effort
 from thinkscale.tidy import TableError
 
 _ROUNDING = 1e-12
-GRANULAR = {"right_prob": (0.0, 1.0), "1 - brier": (-1.0, 1.0)}
-"""Metrics of one sample that slide where accuracy jumps, and their range: probability of the right choice; one minus the Brier score. Even
-odds on all choices give both the value that guessing has in accuracy."""
+GRANULAR = {"right_prob": (0.0, 1.0), "1 - brier": (-1.0, 1.0), f"-log10_error / {MOST_DIGITS}": (0.0, 1.0)}
+"""Metrics of one sample that slide where accuracy jumps, and their range: probability of the right choice; one minus the Brier score (even
+odds on all choices give both the value that guessing has in accuracy); significant digits of a number that are right, as a share."""
 VERIFIED = " by verifier_score"
 """How metrics end that take a verifier, whose FLOPs are charged to them."""
 
@@ -50,7 +51,8 @@ def summarize(
     flops = row_flops(graded, shapes)
     flops["scorer_flops"] = graded["scorer_flops"].to_numpy(dtype=np.float64) if "scorer_flops" in graded else np.full(len(graded), np.nan)
     means = ("prompt_tokens", "completion_tokens", "thinking_tokens", "closed", "no_answer", *flops)
-    cells = measure(graded.assign(**flops), (*means, *(name for name in ("right_prob", "brier") if name in graded)), seed)
+    granular = _granular(graded)
+    cells = measure(graded.assign(**flops, **granular), (*means, *granular), seed)
     pools = Pools(draws, seed)
     groups: dict[int, tuple[Resampling, list[tuple[Cell, Slice]]]] = {}
     for cell, slice_ in slices(cells):
@@ -58,9 +60,9 @@ def summarize(
         sample = pools.get(f"{cell.facts['benchmark']} {slice_.name}", problems["problem_id"].tolist(), problems["cluster_id"].tolist())
         groups.setdefault(id(sample), (sample, []))[1].append((cell, slice_))
     rows_ = [row for sample, group in groups.values() for row in _rows(group, sample, chance)]
-    for metric, bounds in GRANULAR.items():
-        granular = ((sample, [(c, s) for cell, s in group if (c := _granular(cell, metric))]) for sample, group in groups.values())
-        rows_ += [row for sample, group in granular if group for row in _rows(group, sample, chance, bounds)]
+    for metric in granular:
+        having = ((sample, [(c, s) for cell, s in group if (c := _only(cell, metric))]) for sample, group in groups.values())
+        rows_ += [row for sample, group in having if group for row in _rows(group, sample, chance, GRANULAR[metric])]
     table = pd.DataFrame(rows_)
     table["frontier"] = _frontier(table)
     table["thinking_level"] = _levels(table)
@@ -82,13 +84,30 @@ def _levels(table: pd.DataFrame) -> pd.Series:
     return spent.where(effort, budget).fillna(budget)
 
 
-def _granular(cell: Cell, metric: str) -> Cell | None:
+def _granular(graded: pd.DataFrame) -> dict[str, Floats]:
+    """Granular metrics of each row, as far as there are columns for them."""
+    found = {name: graded[name].to_numpy(dtype=np.float64) for name in ("right_prob", "brier", "log10_error") if name in graded}
+    if "brier" in found:
+        found["1 - brier"] = 1 - found.pop("brier")
+    if "log10_error" in found:
+        found[f"-log10_error / {MOST_DIGITS}"] = _digits(graded, found.pop("log10_error"))
+    return found
+
+
+def _digits(graded: pd.DataFrame, error: Floats) -> Floats:
+    """Share of `MOST_DIGITS` that each answer has right: 0 without an answer, like accuracy; NaN where no number is asked for."""
+    numbers = [name for name in graded["grader_version"].unique() if str(name).startswith("number-")] if "grader_version" in graded else []
+    silent = graded["grader_version"].isin(numbers) & graded["extracted_answer"].isna() if numbers else np.zeros(len(graded), bool)
+    share: Floats = np.where(silent, 0.0, np.clip(-error, 0, MOST_DIGITS) / MOST_DIGITS)
+    return share
+
+
+def _only(cell: Cell, metric: str) -> Cell | None:
     """The cell with a granular metric as its only point; None where that is not known. A problem that lacks it makes the mean NaN."""
-    column = cell.problems.get("right_prob" if metric == "right_prob" else "brier")
-    if column is None or column.isna().all():
+    column = cell.problems[metric]
+    if column.isna().all():
         return None
     value = column.to_numpy(dtype=np.float64)[:, None]
-    value = value if metric == "right_prob" else 1 - value
     about = {"noise": np.full_like(value, np.nan), "drawing": np.zeros_like(value)}
     about["steps"] = cell.about["steps"][:, [cell.points.index(Point("pass@k", 1))]]
     return replace(cell, points=(Point(metric, 1),), estimates=value, about=about)
