@@ -14,8 +14,8 @@ from fakes import model
 from thinkscale import evaluate
 from thinkscale.config import FLOWS, ConfigError
 from thinkscale.graded import read_graded
-from thinkscale.loading import model_revision
 from thinkscale.plan import open_study, owed_shards
+from thinkscale.weights import model_revision
 
 NAME = "smollm2-135m-q4"
 PREPARE = (sys.executable, str(FLOWS / "models.py"), "prepare")

@@ -25,9 +25,10 @@ from thinkscale.forced import teacher_forced
 from thinkscale.generate import AnswerKey, Generator, Room, SampleKey
 from thinkscale.grading import grade_many
 from thinkscale.launch import inherited_environment
-from thinkscale.loading import prompt_text, source_path
+from thinkscale.loading import prompt_text
 from thinkscale.problems import Problem, benchmarks
 from thinkscale.prompting import boundary
+from thinkscale.weights import source_path
 
 BUDGETS = (0, 6, 12, 18, 24, 32)
 SAMPLES = 16

@@ -12,7 +12,7 @@ from typing import Any
 
 from thinkscale.config import digest
 from thinkscale.layouts import Item
-from thinkscale.loading import nearest
+from thinkscale.reading import nearest
 from thinkscale.sources import ConfigError, GymBenchmark
 
 # reasoning-gym 0.1.25: these scorers hand the answer to eval(), or to sympy's parse_expr(), which is eval() too

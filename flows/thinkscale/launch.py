@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import Literal
 
 from thinkscale.config import ConfigError, Engine, Model
-from thinkscale.loading import check_flags, source_path
+from thinkscale.loading import check_flags
+from thinkscale.weights import source_path
 
 Device = Literal["cpu", "gpu"]
 

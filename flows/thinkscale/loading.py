@@ -4,52 +4,31 @@ Why: a typo that costs a GPU-day, or a budget that a model cannot hold, must be 
 the nearest valid name. What it does not do: no network, no GPU, no exit(), no change of anything it read.
 """
 
-import difflib
 import functools
-import hashlib
-import json
-import math
-import os
 import re
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 import jinja2
-import yaml
 from jinja2 import meta
-from pydantic import ValidationError
-from upath import UPath
 
-from thinkscale.config import CATALOGUE, FLOWS, PROMPTS, Catalogue, ConfigError, Experiment, Model, digest
-from thinkscale.files import put
+from thinkscale.config import CATALOGUE, FLOWS, PROMPTS, Catalogue, ConfigError, Experiment
+from thinkscale.reading import nearest, read_yaml, validate
 from thinkscale.routes import check_routes
-from thinkscale.sources import Strict
 
-T = TypeVar("T", bound=Strict)
-
-MOST_VALUES = 100_000
-"""In one YAML file; the catalogue has a few thousand."""
 PROMPT_NAMES = ("question", "choices", "examples")
 """What a prompt's template may use; each of the examples has question, choices, answer, worked."""
 
 
-def nearest(found: str, valid: Any) -> str:
-    """' Did you mean ...?' where a valid name is close to what was found, otherwise the list of valid names."""
-    names = sorted(str(v) for v in valid)
-    close = difflib.get_close_matches(found, names, n=1, cutoff=0.5)
-    return f" Did you mean '{close[0]}'?" if close else f" Valid: {', '.join(names)}."
-
-
 def load_catalogue(path: Path = CATALOGUE) -> Catalogue:
     """Read `models.yaml`. Raises ConfigError."""
-    raw = _read_yaml(path)
+    raw = read_yaml(path)
     for section in ("models",):
         if isinstance(raw.get(section), dict):
             raw = {**raw, section: {k: {"name": k, **v} if isinstance(v, dict) else v for k, v in raw[section].items()}}
-    catalogue = _validate(Catalogue, raw, path)
+    catalogue = validate(Catalogue, raw, path)
     for model in catalogue.models.values():
         check_flags(model.engine_args, f"{path.name}: models.{model.name}.engine_args")
     return catalogue
@@ -87,7 +66,7 @@ def load_experiment(experiment: str | Mapping[str, Any], catalogue: Catalogue, b
     Raises: ConfigError, one for the first thing that is wrong.
     """
     path = experiment_path(experiment) if isinstance(experiment, str) else Path("experiment")
-    config = _validate(Experiment, _read_yaml(path) if isinstance(experiment, str) else dict(experiment), path)
+    config = validate(Experiment, read_yaml(path) if isinstance(experiment, str) else dict(experiment), path)
     if not isinstance(experiment, str):
         _check_travels(config)
     _check_secrets(config, path)
@@ -172,153 +151,6 @@ def _names_in(template: str) -> frozenset[str]:
     """What a template is to be given, beside what jinja gives by itself (`range` and such). Raises jinja2.TemplateSyntaxError."""
     environment = jinja2.Environment(autoescape=True)
     return frozenset(meta.find_undeclared_variables(environment.parse(template)) - environment.globals.keys())
-
-
-def model_revision(model: Model) -> str:
-    """Commit on the hub or, for a local folder, a hash of its files. Raises ConfigError where a local folder lacks its weights."""
-    folder = FLOWS / model.source
-    if not folder.is_dir():
-        if model.source.startswith("prepared/"):
-            raise ConfigError(f"{model.name} is not on this machine yet. Run: python flows/models.py prepare {model.name}")
-        if model.source.startswith((".", "/", "ladder/", "many/")):
-            raise ConfigError(
-                f"models.yaml: {model.name}: no folder '{model.source}'. Train it (python flows/train_ladder.py) or fix `source`."
-            )
-        return model.revision or "unpinned"
-    if not (folder / "config.json").is_file():
-        raise ConfigError(
-            f"models.yaml: {model.name}: '{model.source}' has no config.json. Train it (python flows/train_ladder.py) or fix `source`."
-        )
-    hasher = hashlib.sha256()
-    for file in sorted(p for p in folder.iterdir() if p.suffix in (".json", ".safetensors", ".jinja", ".model")):
-        hasher.update(f"{file.name}:{file.stat().st_size}:".encode())
-        if file.stat().st_size <= WHOLE:
-            hasher.update(file.read_bytes())
-        else:
-            hasher.update(_content_hash(file).encode())
-    return hasher.hexdigest()[:16]
-
-
-WHOLE = 16 * 2**20
-"""Bytes up to which a file of a model is read each time; the hash of a bigger one is remembered."""
-
-
-def _content_hash(file: Path) -> str:
-    """SHA-256 of a big file: every byte counts (a fine-tune may leave the first gigabyte as it was), read once for each state of the file.
-
-    What was read is remembered beside the user's other caches by what tells two states apart: place, size, time of change, inode.
-    """
-    stat = file.stat()
-    state = digest([str(file.resolve()), stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino])
-    remembered = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "thinkscale", "weights", state)
-    with suppress(OSError):
-        if re.fullmatch(r"[0-9a-f]{64}", found := remembered.read_text()):
-            return found
-    with file.open("rb") as f:
-        found = hashlib.file_digest(f, "sha256").hexdigest()
-    with suppress(OSError):  # no home to write in: read again next time
-        remembered.parent.mkdir(parents=True, exist_ok=True)
-        put(UPath(remembered), found.encode())
-    return found
-
-
-def source_path(model: Model) -> str:
-    """What the engine is given as --model: an absolute folder, or the hub name."""
-    folder = FLOWS / model.source
-    return str(folder) if folder.is_dir() else model.source
-
-
-def _read_yaml(path: Path) -> dict[str, Any]:
-    try:
-        raw = yaml.load(path.read_text(encoding="utf-8"), Loader=_UniqueKeys)
-    except yaml.MarkedYAMLError as e:
-        where = f", line {e.problem_mark.line + 1}" if e.problem_mark else ""
-        raise ConfigError(f"{path.name}{where}: not valid YAML: {', '.join(filter(None, (e.context, e.problem)))}.") from e
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as e:
-        raise ConfigError(f"{path.name}: not a YAML file in UTF-8: {' '.join(str(e).split())}.") from e
-    except OSError as e:
-        raise ConfigError(f"{path}: cannot be read: {e.strerror}.") from e
-    if not isinstance(raw, dict):
-        raise ConfigError(
-            f"{path.name}: expected keys and values, as `name: my-experiment`, found {'nothing' if raw is None else repr(raw)[:60]}."
-        )
-    return raw
-
-
-class _UniqueKeys(yaml.SafeLoader):
-    """YAML lets a second key replace the first in silence, and a few lines of anchors stand for billions of values: both are errors."""
-
-    def construct_document(self, node: yaml.Node) -> Any:
-        self._size(node, {})
-        return super().construct_document(node)
-
-    def _size(self, node: yaml.Node, known: dict[int, float]) -> float:
-        """Values that a node stands for, anchors written out."""
-        if id(node) not in known:
-            known[id(node)] = math.inf  # until its parts are counted: what holds itself has no end
-            pairs = isinstance(node, yaml.MappingNode)
-            parts = [part for pair in node.value for part in pair] if pairs else node.value if isinstance(node, yaml.SequenceNode) else []
-            known[id(node)] = 1 + sum(self._size(part, known) for part in parts)
-            if known[id(node)] > MOST_VALUES:
-                problem = f"with its anchors (&) written out this is more than {MOST_VALUES:,} values"
-                raise yaml.constructor.ConstructorError(None, None, problem, node.start_mark)
-        return known[id(node)]
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen = set()
-        for key_node, _ in node.value:
-            key = self.construct_object(key_node, deep=True)
-            if key in seen:
-                raise yaml.constructor.ConstructorError(None, None, f"key '{key}' is given twice", key_node.start_mark)
-            seen.add(key)
-        return super().construct_mapping(node, deep)
-
-
-# YAML 1.1 reads the words on, off, yes and no as truth values, also as keys (`off:` of Thinking): as in YAML 1.2, only true and false are
-_UniqueKeys.yaml_implicit_resolvers = {
-    first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:bool"]
-    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
-}
-_UniqueKeys.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile(r"^(?:true|True|TRUE|false|False|FALSE)$"), list("tTfF"))
-
-
-def _validate(cls: type[T], raw: dict[str, Any], path: Path) -> T:
-    """Pydantic's first error as one sentence in our words."""
-    try:
-        # JSON mode: YAML has lists where we want tuples, and 1 where we want 1.0; both are what the user meant
-        return cls.model_validate_json(json.dumps(raw))
-    except (ValidationError, TypeError) as e:
-        if isinstance(e, TypeError):
-            raise ConfigError(f"{path.name}: a value that is neither text, number, truth value, list nor mapping: {e}") from e
-        # a misspelt key that must be there is two errors, missing and unknown: the second one helps
-        error = next((found for found in e.errors() if found["type"] == "extra_forbidden"), e.errors()[0])
-        where = ".".join(str(part) for part in error["loc"])
-        if error["type"] == "extra_forbidden":
-            raise ConfigError(
-                f"{path.name}: unknown key '{where}'.{nearest(str(error['loc'][-1]), _keys_at(cls, error['loc'][:-1]))}"
-            ) from e
-        found = "" if error["type"] == "missing" else f", found {error['input']!r}"
-        raise ConfigError(f"{path.name}: {where}: {error['msg']}{found}.") from e
-
-
-def _keys_at(cls: type[Strict], loc: tuple[int | str, ...]) -> list[str]:
-    """Names of the fields of the model that stands at `loc`."""
-    current: Any = cls
-    for part in loc:
-        annotation = (
-            current.model_fields[part].annotation
-            if isinstance(current, type) and issubclass(current, Strict) and part in current.model_fields
-            else current
-        )
-        current = next((c for c in _classes(annotation)), current)
-    return list(current.model_fields) if isinstance(current, type) and issubclass(current, Strict) else []
-
-
-def _classes(annotation: Any) -> list[type[Strict]]:
-    """Strict classes anywhere inside an annotation."""
-    if isinstance(annotation, type) and issubclass(annotation, Strict):
-        return [annotation]
-    return [c for arg in getattr(annotation, "__args__", ()) for c in _classes(arg)]
 
 
 def _check_names(config: Experiment, catalogue: Catalogue, benchmarks: Mapping[str, Extent], path: Path) -> None:

@@ -23,11 +23,11 @@ import pyarrow as pa
 
 from thinkscale.config import FLOWS, ConfigError, Engine, Loss, Model, digest
 from thinkscale.endpoint import Client
-from thinkscale.loading import model_revision
 from thinkscale.plan import Study
 from thinkscale.prompting import check_alphabet
 from thinkscale.schema import TABLES
 from thinkscale.store import Store
+from thinkscale.weights import model_revision
 
 T = TypeVar("T")
 

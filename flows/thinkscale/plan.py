@@ -16,7 +16,7 @@ from thinkscale.config import Catalogue, ConfigError, Experiment, Sampling
 from thinkscale.files import is_local, place
 from thinkscale.generate import AnswerKey, SampleKey
 from thinkscale.grading import check_golds
-from thinkscale.loading import load_catalogue, load_experiment, model_revision, prompt_text
+from thinkscale.loading import load_catalogue, load_experiment, prompt_text
 from thinkscale.problems import Benchmark, Problem, benchmarks
 from thinkscale.prompting import chosen, example_pool, render
 from thinkscale.routes import TraceSet, told, variants
@@ -24,6 +24,7 @@ from thinkscale.schema import TableName
 from thinkscale.shards import Shard
 from thinkscale.stopping import samples_wanted
 from thinkscale.store import Store
+from thinkscale.weights import model_revision
 
 RESULTS = Path(__file__).resolve().parents[2] / "results"
 FIRST = 100

@@ -21,13 +21,13 @@ from thinkscale.endpoint import Client
 from thinkscale.generate import TOO_LONG, Generator, Room, SampleKey
 from thinkscale.graded import Scorer
 from thinkscale.grades import read_problems
-from thinkscale.loading import model_revision
 from thinkscale.plan import Study
 from thinkscale.prompting import boundary
 from thinkscale.routes import TraceSet
 from thinkscale.shards import Shard, read_traces
 from thinkscale.store import Store
 from thinkscale.thinking import Cut, answer_prompt, answer_prompt_tokens
+from thinkscale.weights import model_revision
 
 _ROW = (
     "cell_id",

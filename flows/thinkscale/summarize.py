@@ -17,8 +17,8 @@ from thinkscale import inference, power, schema
 from thinkscale.config import Shape
 from thinkscale.inference import Floats, Pools, Resampling
 from thinkscale.likeness import MOST_DIGITS
-from thinkscale.loading import nearest
 from thinkscale.measure import Cell, Point, Slice, measure, row_flops, slices
+from thinkscale.reading import nearest
 from thinkscale.routes import is_effort
 from thinkscale.tidy import TableError
 
