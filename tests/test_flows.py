@@ -345,5 +345,7 @@ def test_engines_and_graders_are_not_mixed_unasked(runs):
     with pytest.raises(StoreError, match=rf"several engines: one \(3 answers\), two \({len(graded) - 3:,} answers\).*--mixed"):
         check_unmixed(graded, runs["study"])
     graded["grader_version"] = ["a"] * 3 + ["b"] * (len(graded) - 3)
-    with pytest.raises(StoreError, match=r"graded by a, b\. Grade all again: python flows/regrade\.py flows"):
+    with pytest.raises(
+        StoreError, match=r"graded by a, b\. Grade all again, without an engine: python flows/regrade\.py flows --results /"
+    ):
         check_unmixed(graded, runs["study"])

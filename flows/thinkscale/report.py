@@ -6,6 +6,7 @@ What it does not do: compute anything itself, or print (see `printed`).
 
 import logging
 import math
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -34,7 +35,7 @@ from thinkscale.grades import graded_by
 from thinkscale.loss import measured
 from thinkscale.mend import mend
 from thinkscale.outlook import plan
-from thinkscale.plan import Study
+from thinkscale.plan import RESULTS, Study
 from thinkscale.plots import accuracy_vs_flops, accuracy_vs_size, forecasts
 from thinkscale.purchase import purchases
 from thinkscale.regions import frontier_membership, win_regions
@@ -273,16 +274,16 @@ def what_was_foreseen(study: Study, graded: pd.DataFrame, bits: Mapping[str, flo
 
 def check_unmixed(graded: pd.DataFrame, study: Study) -> None:
     """Raise StoreError where a benchmark was graded by several graders or by another than today's, or answers are of several engines."""
+    where = study.store.root.parent
+    words = ["python", "flows/regrade.py", study.config.name, *(["--results", str(where)] if str(where) != str(RESULTS) else [])]
+    again = f"Grade all again, without an engine: {shlex.join(words)}"
     for benchmark, rows in graded.groupby("benchmark", observed=True):
         graders = sorted(rows["grader_version"].astype(str).unique())
         if len(graders) > 1:
-            raise StoreError(f"{benchmark}: graded by {', '.join(graders)}. Grade all again: python flows/regrade.py {study.config.name}")
+            raise StoreError(f"{benchmark}: graded by {', '.join(graders)}. {again}")
         now = graded_by(study.known[str(benchmark)])
         if graders != [now]:
-            raise StoreError(
-                f"{benchmark}: graded by {graders[0]}, which is {now} by now. Grade all again, without an engine: "
-                f"python flows/regrade.py {study.config.name}"
-            )
+            raise StoreError(f"{benchmark}: graded by {graders[0]}, which is {now} by now. {again}")
     counted = pd.concat([graded["engine"].astype(str), graded["forced_engine"].dropna().astype(str)]).value_counts().sort_index()
     if len(counted) > 1:
         counts = ", ".join(f"{engine} ({number:,} answers)" for engine, number in counted.items())
