@@ -107,3 +107,12 @@ def test_where_all_is_right_or_wrong_the_cheapest_sample_is_the_split_and_nothin
     table, _ = table_of(made.World(models=("nano-12k",), benchmarks=("sums",), num_problems=10, num_samples=4, flat=flat))
     assert (table["k"] == 1).all() and (table["thinking_budget"] == 0).all() and (table["share_best"] == 1).all()
     assert (table[["difference", "low", "high"]] == 0).all(axis=None) and (table["held_out_high"] - table["held_out_low"] > 0.2).all()
+
+
+def test_a_setting_at_which_nothing_could_be_asked_is_no_split():
+    def never(summary):
+        unasked = summary["thinking_budget"] == 0
+        summary.loc[unasked, ["cost_tokens", "cost_flops"]] = 0.0
+
+    table, _ = table_of(WORLD, change=never)
+    assert len(table) and (table["thinking_budget"] > 0).all() and (table["cost"] > 0).all()

@@ -65,7 +65,10 @@ def _lines(board: Board, replicates: Floats, axis: str) -> Iterator[_Line]:
     """Each model that has votes and more than one thinking budget."""
     points = board.points.assign(cost=board.points[f"cost_{axis}"].astype(float), mean=np.round(board.accuracy.mean(axis=0), 12))
     points = points[
-        points["metric"].isin(["pass@k", "maj@k"]) & np.isfinite(points["cost"]) & ~points["sampling"].astype(str).map(is_greedy)
+        points["metric"].isin(["pass@k", "maj@k"])
+        & np.isfinite(points["cost"])
+        & (points["cost"] > 0)
+        & ~points["sampling"].astype(str).map(is_greedy)
     ]
     points["setting"] = [setting_name(*words) for words in points[list(SETTING)].itertuples(index=False, name=None)]
     points = points.assign(route=points["route"].astype(str).map(way), level=points["thinking_level"].round())
