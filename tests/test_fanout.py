@@ -11,9 +11,10 @@ import yaml
 from fakes import model, run_toy, study
 from test_claims import claims
 from thinkscale import console, fanout
+from thinkscale.claims import Claims
 from thinkscale.config import FLOWS, ConfigError
 from thinkscale.fanout import Ended, Listener, Unfinished, fan_out, largest_first, resources
-from thinkscale.plan import RESULTS, open_study
+from thinkscale.plan import RESULTS, open_study, slice_ids
 
 MODELS = ["fake-21k", "fake-100k"]
 
@@ -209,6 +210,7 @@ import os, signal, sys, time
 sys.path.insert(0, {str(FLOWS)!r})
 from rich.console import Console
 from thinkscale import console, fanout
+from thinkscale.claims import Claims
 console.outlive_reader()
 print("before", flush=True)
 sys.stdin.read()  # until the reader is gone
@@ -223,3 +225,16 @@ os._exit(7)
     assert run.wait(30) == 7
     ends = f"import sys; sys.path.insert(0, {str(FLOWS)!r}); from thinkscale import console; console.outlive_reader(); print('x' * 200_000)"
     assert subprocess.run([sys.executable, "-c", ends], capture_output=True, text=True, check=True).stdout == "x" * 200_000 + "\n"
+
+
+def test_claims_of_a_run_that_was_lost_when_its_work_was_done_are_removed(tmp_path):
+    opened = study(tmp_path)
+
+    async def preempted(name, label):
+        with Claims(opened.store, name, 60.0) as mine:
+            assert all(mine.take(slice_id, "x") for slice_id in slice_ids(opened, name))
+            await asyncio.to_thread(run_toy, opened)
+        return Ended("lost", "preempted")
+
+    run(opened, preempted)
+    assert not list((opened.store.root / "claims").iterdir())

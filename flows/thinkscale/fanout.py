@@ -14,11 +14,11 @@ from collections.abc import Awaitable, Callable
 from typing import Any, Literal, NamedTuple
 
 from thinkscale import loss, scores
-from thinkscale.claims import at_work
+from thinkscale.claims import Claims, at_work
 from thinkscale.config import ConfigError, Model
 from thinkscale.launch import queue_of_gpus
 from thinkscale.outlook import plan
-from thinkscale.plan import Study
+from thinkscale.plan import Study, slice_ids
 from thinkscale.schema import TableName
 from thinkscale.store import Store
 
@@ -88,6 +88,7 @@ async def fan_out(study: Study, launch: Launch, command: str, *, at_once: int, r
             while True:
                 ended = await launch(model, f"{name}, again {again}" if again else name)
                 if ended.how == "lost" and not await asyncio.to_thread(_owes, study, model):
+                    await asyncio.to_thread(_tidy, study, model)
                     return  # what is on disk decides
                 if ended.how != "lost" or not resubmits:
                     break
@@ -129,6 +130,13 @@ def owed(study: Study) -> list[tuple[str, str]]:
 
 def _owes(study: Study, model: str) -> bool:
     return any(name == model for name, _ in owed(study))
+
+
+def _tidy(study: Study, model: str) -> None:
+    """Remove the claims that a run left whose work is done, as it would have done itself (the scorer's go with its next run)."""
+    if model in study.config.models:
+        with Claims(study.store, model, study.config.engine.claim_timeout) as claims:
+            claims.forget(slice_ids(study, model))
 
 
 def published(study: Study) -> dict[str, int]:
