@@ -264,6 +264,22 @@ def refused(status):
     return httpx.HTTPStatusError("", request=request, response=httpx.Response(status, request=request))
 
 
+def failing(error, monkeypatch):
+    """A flow that ends in an error, which Prefect logs as it does."""
+
+    async def flow():
+        try:
+            raise error
+        except Exception:
+            logging.getLogger("prefect.flow_runs").exception("as Prefect logs it")
+            raise
+
+    monkeypatch.setattr(os, "environ", dict(os.environ))
+    monkeypatch.setattr(logging.getLogger("prefect.flow_runs"), "propagate", True)
+    console.settle_prefect()
+    return flow
+
+
 @pytest.mark.parametrize(
     ("error", "said"),
     [
@@ -283,16 +299,7 @@ def refused(status):
     ids=lambda value: type(value).__name__,
 )
 def test_what_is_no_fault_of_ours_is_one_line_without_a_traceback(error, said, monkeypatch, caplog):
-    async def flow():
-        try:
-            raise error
-        except Exception:
-            logging.getLogger("prefect.flow_runs").exception("as Prefect logs it")
-            raise
-
-    monkeypatch.setattr(os, "environ", dict(os.environ))
-    monkeypatch.setattr(logging.getLogger("prefect.flow_runs"), "propagate", True)
-    console.settle_prefect()
+    flow = failing(error, monkeypatch)
     with pytest.raises(SystemExit) as ended:
         console.run(flow, "http://server")
     assert str(ended.value).startswith(f"error: {said}") and "\n" not in str(ended.value)
@@ -301,16 +308,7 @@ def test_what_is_no_fault_of_ours_is_one_line_without_a_traceback(error, said, m
 
 @pytest.mark.parametrize("error", [ValueError("x"), KeyError("x"), OSError("no file's"), RuntimeError("x")], ids=repr)
 def test_a_fault_of_ours_keeps_its_traceback(error, monkeypatch, caplog):
-    async def flow():
-        try:
-            raise error
-        except Exception:
-            logging.getLogger("prefect.flow_runs").exception("as Prefect logs it")
-            raise
-
-    monkeypatch.setattr(os, "environ", dict(os.environ))
-    monkeypatch.setattr(logging.getLogger("prefect.flow_runs"), "propagate", True)
-    console.settle_prefect()
+    flow = failing(error, monkeypatch)
     with pytest.raises(type(error)):
         console.run(flow, "http://server")
     assert "Traceback" in caplog.text
