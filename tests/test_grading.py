@@ -191,7 +191,7 @@ def test_gold_answers_of_a_number_benchmark_may_be_worked_solutions(gold: str) -
 
 
 def test_digit_strings_beyond_any_answer_are_too_long_and_cost_nothing() -> None:
-    start = time.perf_counter()
+    start = time.process_time()
     for text in (
         "9" * 100_000,
         "The answer is " + "9" * 100_000,
@@ -206,7 +206,7 @@ def test_digit_strings_beyond_any_answer_are_too_long_and_cost_nothing() -> None
         assert result.status == "answered" or result.answer_class is None
     assert graded("number", "9" * 5000, "9").status == "too_long"
     assert graded("number", "1e999999", "9").answer_class == graded("number", "10e999998", "9").answer_class
-    assert time.perf_counter() - start < 2
+    assert time.process_time() - start < 2
 
 
 @pytest.mark.parametrize(
@@ -223,11 +223,11 @@ def test_digit_strings_beyond_any_answer_are_too_long_and_cost_nothing() -> None
     ],
 )
 def test_no_text_takes_long(text: str) -> None:
-    start = time.perf_counter()
+    start = time.process_time()
     for grader in ("number", "exact"):
         graded(grader, text, "9")  # type: ignore[arg-type]
     graded("choice", text, "A", ("x", "y"))
-    assert time.perf_counter() - start < 3
+    assert time.process_time() - start < 3
 
 
 @pytest.mark.parametrize(
@@ -268,11 +268,11 @@ def test_partial_credit_of_numbers_counts_digits_from_the_right(gold: str, text:
     ],
 )
 def test_how_far_a_number_is_off_is_told_in_powers_of_ten(gold: str, text: str, error: float | None) -> None:
-    start = time.perf_counter()
+    start = time.process_time()
     found = graded("number", text, gold)
     assert found.log10_error == (None if error is None else pytest.approx(error))
     assert not found.correct or found.log10_error == -16
-    assert time.perf_counter() - start < 0.5
+    assert time.process_time() - start < 0.5
 
 
 def test_the_error_of_a_number_is_that_of_exact_arithmetic() -> None:
@@ -507,9 +507,9 @@ def test_published_accuracies_on_gsm8k_come_out(model: str, accuracy: float) -> 
 
 def test_a_hundred_thousand_answers_are_graded_in_seconds() -> None:
     number_in.cache_clear()
-    start = time.perf_counter()
+    start = time.process_time()
     for i in range(10_000):
         graded("number", f"She has {i} apples and buys 3 more each day.\nThat makes {i} + 3 = {i + 3}.\nThe answer is {i + 3}.", "#### 18")
         graded("exact", f"ba{i}dce", "badce")
         graded("choice", f"Thinking of {i}: the answer is (B)", "B", OPTIONS)
-    assert time.perf_counter() - start < 6  # a tenth of a minute for a tenth of the answers, of each grader
+    assert time.process_time() - start < 6  # a tenth of a minute for a tenth of the answers, of each grader
