@@ -8,6 +8,7 @@ What it does not do: algebra, or compare with a gold answer (see `grading`).
 """
 
 import re
+import unicodedata
 from collections.abc import Iterator
 from fractions import Fraction
 from functools import lru_cache
@@ -81,6 +82,16 @@ def first_line(text: str) -> Clause:
     start = _decoration_end(text, 0)
     line, newline, _ = text[start:].partition("\n")
     return Clause(line, bool(newline))
+
+
+def literal(text: str) -> Found:
+    """A text as an answer of its own: spacing, quotes and a last full stop do not count.
+
+    Case does: it may be what is asked ("a" and "A" can be two symbols of a mapping).
+    """
+    key = " ".join(unicodedata.normalize("NFC", text).split()).strip("*`\"'\u201c\u201d ")
+    key = key.removesuffix(".").strip("*`\"'\u201c\u201d ") or key
+    return Found(text.strip(), key)
 
 
 _DIGITS = r"(?:\d{1,3}(?:,\d{3}(?!\d))++|\d{1,3}(?:[ ]\d{3}(?!\d))++|\d++)(?:\.\d++)?|\.\d++"

@@ -12,7 +12,6 @@ import json
 import operator
 import os
 import re
-import unicodedata
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -21,8 +20,9 @@ from importlib.metadata import version
 from typing import Any, Literal
 
 from thinkscale import sandbox
-from thinkscale.extract import LOOKALIKES, MAX_ANSWER, Found, clauses, first_line, number_alone, number_in
+from thinkscale.extract import MAX_ANSWER, Found, clauses, first_line, literal, number_alone, number_in
 from thinkscale.gym import RUN_CODE
+from thinkscale.letters import gold_letter, letter_in
 from thinkscale.likeness import chrf, log10_error, normalised, token_f1, translation_in
 from thinkscale.problems import Benchmark, Grader, Problem
 from thinkscale.programs import MAX_PROGRAM, program_in, same_program, share_passed
@@ -64,9 +64,13 @@ def grade(grader: Grader, answer_text: str, problem: Problem, truncated: bool) -
     if grader == "number":
         gold, found, partial = number_in(problem.answer, False), number_in(answer_text, truncated), _digits_right
     elif grader == "exact":
-        gold, found, partial = _literal(problem.answer), _exact_of(answer_text, problem.answer, truncated), _similarity
+        gold, found, partial = literal(problem.answer), _exact_of(answer_text, problem.answer, truncated), _similarity
     else:
-        gold, found, partial = _gold_choice(problem), _choice_of(answer_text, problem.choices, truncated), _same
+        gold, found, partial = (
+            gold_letter(problem),
+            letter_in(answer_text, problem.choices, truncated),
+            lambda gold, found: float(gold == found),
+        )
     if gold is None:
         raise ValueError(f"problem {problem.problem_id}: the {grader} grader finds no answer in the gold answer {problem.answer[:80]!r}.")
     if found is None:
@@ -141,24 +145,17 @@ def _digits_right(gold: str, found: str) -> float:
 # --- exact ---
 
 
-def _literal(text: str) -> Found:
-    """Case counts (it may be what is asked: "a" and "A" can be two symbols of a mapping); spacing, quotes and a last full stop do not."""
-    key = " ".join(unicodedata.normalize("NFC", text).split()).strip("*`\"'\u201c\u201d ")
-    key = key.removesuffix(".").strip("*`\"'\u201c\u201d ") or key
-    return Found(text.strip(), key)
-
-
 _WORD = re.compile(r"\S*[^\s:!,]\s*")  # but not "Sure!" or "Answer:"
 
 
 def _exact_of(text: str, gold: str, truncated: bool) -> Found | None:
-    whole = _literal(text)
-    if not truncated and whole.key == _literal(gold).key:
+    whole = literal(text)
+    if not truncated and whole.key == literal(gold).key:
         return whole  # before any extraction: a gold answer may have lines or words that look like a marker
     line, marked = first_line(text), list(clauses(text))
     alone = line.closed and _WORD.fullmatch(line.text) and not any(clauses(line.text))
     for clause in (line, *marked) if alone else (*marked, line):
-        found = _literal(clause.text)
+        found = literal(clause.text)
         if found.key and (clause.closed or not truncated):
             return found
     return None
@@ -167,69 +164,6 @@ def _exact_of(text: str, gold: str, truncated: bool) -> Found | None:
 def _similarity(gold: str, found: str) -> float:
     """Edit similarity: twice the matching characters over all characters."""
     return difflib.SequenceMatcher(None, gold, found, autojunk=False).ratio()
-
-
-# --- choice ---
-
-_AFTER = r"(?:\s*(?:because|since|as|which|and|for|the|is|,|\(|-)|\s*$)"  # may follow "A" where it is a letter and no article
-_LETTER = re.compile(rf"\(?([B-HJ-Z])\)?(?![A-Za-z'\u2019])|\(([A-Z])\)|([A-Z])(?:[).:\]]|{_AFTER})|([a-z])[).]?\s*$")
-_OPENING = re.compile(r"\(([A-Z])\)|([A-Z])(?:[).:]\s|[).:]?\s*$)|([a-z])[).]?\s*$")
-_BESIDE = re.compile(r"[\s)]*(?:,|/|&|\band\b|\bor\b)[\s,(]*(?:and\s+|or\s+)?\(?([A-Z])\)?\s*(?:$|[.,;/&)]|and\b|or\b)")  # B and C
-_NAMED = re.compile(r"(?:\b(?:[Oo]ption|[Cc]hoice)\s+\(?([A-Z])\b)|\(([A-Z])\)")
-
-
-def _gold_choice(problem: Problem) -> Found | None:
-    """The gold answer may be the letter or the option's text; where the options are not known, a letter however it is written."""
-    try:
-        letter = problem.letters[problem.right_choice]
-        return Found(letter, letter)
-    except ValueError:
-        return _choice_of(problem.answer, problem.choices, False)
-
-
-def _choice_of(text: str, choices: tuple[str, ...], truncated: bool) -> Found | None:
-    text = text.translate(LOOKALIKES)
-    for clause, pattern in ((first_line(text), _OPENING), *((c, _LETTER) for c in clauses(text))):
-        if clause.closed or not truncated:
-            found = _letter_in(clause.text, choices, pattern)
-            if found:
-                return found
-    named = [m for m in _NAMED.finditer(text) if (not truncated or m.end() < len(text)) and _valid_letter(m, choices)]
-    if not named or (len(named) > 1 and _beside(text, named[-2], choices)):
-        return None
-    return _valid_letter(named[-1], choices)
-
-
-def _letter_in(clause: str, choices: tuple[str, ...], pattern: re.Pattern[str]) -> Found | None:
-    """The letter a clause begins with, or the option whose text it is; none where more letters are named beside it.
-
-    A letter alone is a letter, also where it is the text of another option.
-    """
-    clause = re.sub(r"\\(?:text|textbf|mathrm)\s*\{([^{}]*)\}", r"\1", clause).replace("*", "").strip()
-    said = _literal(clause).key.casefold()
-    same = [i for i, option in enumerate(choices) if _literal(option).key.casefold() == said]
-    if said and len(same) == 1 and not (len(said) == 1 and ord("a") <= ord(said) < ord("a") + len(choices)):
-        letter = chr(ord("A") + same[0])
-        return Found(letter, letter)
-    clause = re.sub(r"^(?:[Oo]ption|[Cc]hoice|[Ll]etter)\s+", "", clause)
-    match = pattern.match(clause)
-    return _valid_letter(match, choices) if match and not _beside(clause, match, choices) else None
-
-
-def _beside(text: str, match: re.Match[str], choices: tuple[str, ...]) -> bool:
-    """Is another letter named in the same breath?"""
-    beside = _BESIDE.match(text, match.end(match.lastindex or 0))
-    return beside is not None and _valid_letter(beside, choices) not in (None, _valid_letter(match, choices))
-
-
-def _valid_letter(match: re.Match[str], choices: tuple[str, ...]) -> Found | None:
-    letter = next(g for g in match.groups() if g).upper()
-    last = chr(ord("A") + (len(choices) or 10) - 1)
-    return Found(letter, letter) if letter <= last else None
-
-
-def _same(gold: str, found: str) -> float:
-    return float(gold == found)
 
 
 # --- passages, translations, expressions, programs ---
