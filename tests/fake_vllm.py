@@ -18,7 +18,7 @@ away: for faults that a restart heals. Kinds:
   crash (SIGKILL to itself)  exit (status 3)  hang (accepts, never answers)  freeze (SIGSTOP to itself)
   500 | 503 | 400 | 429 (with retry_after seconds)  reset  slow (seconds)  cut_body  not_json
   wrong_n  empty  wrong_usage  ignore_cap  ignore_budget  over_budget (of the thinking_token_budget)  swap (choices under the wrong index)
-  die_at_start (prints, status 1)  never_ready  late (seconds)  deaf (hears SIGTERM only after seconds)
+  die_at_start (prints, and so many lines after it; status 1)  never_ready  late (seconds)  deaf (hears SIGTERM only after seconds)
 `--children` starts a child (own process group) with a grandchild (own session), shared memory, a semaphore and a temporary file
 that nobody removes.
 """
@@ -551,6 +551,9 @@ def main():
     state = State(args)
     if state.faults.spec.get("kind") == "die_at_start" and state.faults.takes_place():
         log("fake: RuntimeError: no weights in this folder")
+        for number in range(state.faults.spec.get("lines", 0)):
+            log(f"  frame {number} of another process")
+        log("fake: RuntimeError: Engine core initialization failed. See root cause above.")
         sys.exit(1)
     server = Server((args.host or "127.0.0.1", args.port), Handler)
     server.state = state

@@ -319,6 +319,16 @@ def test_an_engine_that_dies_at_start_shows_the_command_and_its_last_words_but_n
     assert "VLLM_API_KEY=..." in message and "fake_vllm.py --model org/fake-100k" in message and "--seed 7" in message
 
 
+@pytest.mark.parametrize(("lines", "named"), [(0, False), (60, True)])
+def test_the_first_error_of_an_engine_is_told_where_its_last_words_are_of_others(tmp_path, lines, named):
+    fails = model(*fault(kind="die_at_start", lines=lines))
+    with pytest.raises(EngineNotStarted) as caught, serve(fails, engine(), tmp_path, seed=0, device="gpu"):
+        pass
+    message = str(caught.value)
+    assert message.count("no weights in this folder") == 1 and "See root cause above." in message
+    assert ("first names 'RuntimeError: no weights in this folder', and ends:" in message) == named
+
+
 def test_an_engine_that_is_never_ready_is_given_up_after_the_timeout_and_told_of_meanwhile(tmp_path):
     told = []
     with (

@@ -279,7 +279,7 @@ class Running:
 
     def _died(self, what: str) -> None:
         if not self._ending.is_set():
-            self.vitals.failure = EngineDied(f"{self.model.name}: {what}. Its log, {self.log}, ends:\n{self.log_tail()}")
+            self.vitals.failure = EngineDied(f"{self.model.name}: {what}. {self._log_says()}")
             self._end_processes()
 
     def _not_started(self, what: str) -> EngineFailure:
@@ -287,24 +287,23 @@ class Running:
             return EngineNotStarted(
                 f"{self.model.name}: {self.base_url}: {what}. Does it run, serve '{self.model.name}' and take THINKSCALE_API_KEY?"
             )
-        return EngineNotStarted(
-            f"{self.model.name}: {what}.\nTo see it by hand: {self.by_hand}\nIts log, {self.log}, ends:\n{self.log_tail()}"
-        )
+        return EngineNotStarted(f"{self.model.name}: {what}.\nTo see it by hand: {self.by_hand}\n{self._log_says()}")
 
-    def _first_error(self) -> str:
-        """The first exception in the log: vLLM's last lines mostly repeat that something failed elsewhere."""
-        text = self.log.read_text(errors="replace") if self.log is not None else ""
-        found = re.search(r"\b\w*(?:Error|Exception): .*", text)
-        return found[0][:300].replace(self.key, "...") if found else ""
+    def _log_says(self) -> str:
+        """The log's last lines, and the first exception in it where that stands before them: vLLM ends by saying that something failed.
 
-    def log_tail(self, lines: int = LOG_LINES) -> str:
-        """The last lines of the log, without the key should the engine have printed it."""
+        Without the key, should the engine have printed it.
+        """
         if self.log is None:
             return ""
         with self.log.open("rb") as f:
+            begins = f.read(2**24)
             f.seek(max(0, self.log.stat().st_size - 2**16))
-            text = f.read().decode(errors="replace")
-        return "\n".join(text.replace(self.key, "...").splitlines()[-lines:])
+            whole, end = (text.decode(errors="replace").replace(self.key, "...") for text in (begins, f.read()))
+        last = "\n".join(end.splitlines()[-LOG_LINES:])
+        first = re.search(r"\b\w*(?:Error|Exception): .*", whole)
+        named = f"first names {first[0][:300]!r}, and " if first and first[0] not in last else ""
+        return f"Its log, {self.log}, {named}ends:\n{last}"
 
 
 def _look(http: httpx.Client, vitals: Vitals, timeout: float) -> dict[str, float]:
