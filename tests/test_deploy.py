@@ -229,7 +229,7 @@ def call_crashed(site, run):
 
 
 def test_a_run_that_is_called_crashed_while_it_works_is_not_submitted_again(site, locally, tmp_path):
-    experiment, results = written(tmp_path, "one", ["ladder-21k"]), tmp_path / "results"
+    experiment, results = written(tmp_path, "one", ["ladder-21k"], engine={"claim_timeout": 10.0}), tmp_path / "results"
     opened = open_study(str(experiment), results)
     before = {r["id"] for r in site.post("flow_runs/filter", {})}
     worker = site.worker("gpu", "unheard", THINKSCALE_ENGINE_COMMAND=engine({"kind": "slow", "seconds": 2.0}))
@@ -248,7 +248,7 @@ def test_a_run_that_is_called_crashed_while_it_works_is_not_submitted_again(site
 
 
 def test_a_stopped_parent_cancels_a_run_that_is_called_crashed_and_works(site, tmp_path):
-    experiment, results = written(tmp_path, "called", ["ladder-21k"]), tmp_path / "results"
+    experiment, results = written(tmp_path, "called", ["ladder-21k"], engine={"claim_timeout": 10.0}), tmp_path / "results"
     opened = open_study(str(experiment), results)
     worker = site.worker("gpu", "called", THINKSCALE_ENGINE_COMMAND=engine({"kind": "slow", "seconds": 1.0}))
     parent = site.sweep(experiment, results, name="called-parent")

@@ -15,7 +15,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from fakes import run_fake, study
+from fakes import eventually, run_fake, study
 from thinkscale import launch, supervise
 from thinkscale.config import ConfigError, Engine, Model, Sampling, Shape, Thinking
 from thinkscale.endpoint import (
@@ -85,13 +85,6 @@ def port_is_free(port):
     with socket.socket() as s:
         s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         return s.connect_ex(("127.0.0.1", port)) != 0 and s.bind(("127.0.0.1", port)) is None
-
-
-def eventually(condition, seconds=10):
-    end = time.monotonic() + seconds
-    while not condition() and time.monotonic() < end:
-        time.sleep(0.05)
-    return condition()
 
 
 class Files:
