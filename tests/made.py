@@ -113,7 +113,7 @@ def _cell(world: World, number: int, benchmark: str, model: str, budget: int) ->
             "cluster_id": problem,
             "sample_index": np.tile(np.arange(n, dtype=np.int32), problems),
             "thinking_budget": np.int32(budget),
-            "ended": np.where(cut, "cut", "closed"),
+            "ended": np.where(cut, "cut", "closed" if budget else "off"),
             "prompt_tokens": np.repeat(rng.integers(20, 40, problems), n).astype(np.int32),
             "thinking_tokens": thinking.astype(np.int32),
             "injected_tokens": np.int32(1),

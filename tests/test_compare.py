@@ -222,8 +222,8 @@ def test_published_gsm8k_solutions_give_their_published_difference() -> None:
     wanted = [claim("verified", ("6b", 100, 1), ("175b", 0, 1)), claim("both verified", ("175b", 100, 1), ("6b", 0, 1))]
     # One sample of 175 billion parameters against a hundred of 6 billion, the verifier not counted; tokens are taken for equal.
     passes = {"6b_finetuning": 6.0, "6b_verification": 600.0, "175b_finetuning": 175.0, "175b_verification": 17_500.0}
-    costs = [{"model": sides[s][0], "thinking_budget": sides[s][1], "cost_flops": passes[s]} for s in sides]
-    table = claims(graded, wanted, 4000, 0, pd.DataFrame(costs).assign(benchmark="sums", slice="all", metric="pass@k", k=1))
+    costs = [{"cell_id": s, "cost_flops": passes[s]} for s in sides]
+    table = claims(graded, wanted, 4000, 0, pd.DataFrame(costs).assign(slice="all", metric="pass@k", k=1))
     console = Console(width=118, record=True, file=open("/dev/null", "w"))  # noqa: SIM115 - the console writes until the end
     console.print(claims_table(table.head(1)))
     assert "at 3.4 × the FLOPs" in (said := console.export_text()) and "not compute-matched" in said
@@ -264,6 +264,24 @@ def test_claims_say_what_their_sides_cost() -> None:
     ]
     assert ratios["dear"] == pytest.approx(points[(WORLD.models[-1], 64, 4)] / points[(WORLD.models[0], 0, 1)])
     assert np.isnan(ratios["none"]) and claims(graded, wanted, 50)["cost_ratio"].isna().all()
+
+
+def test_the_sides_of_a_claim_cost_what_their_own_prompt_and_route_cost() -> None:
+    plain = made.graded(made.World(models=("nano-50k",), benchmarks=("sums",), budgets=(16,), num_problems=20, num_samples=4))
+    parts = []
+    for number, facts in enumerate(
+        [{}, {"prompt": "few-shot=2"}, {"route": "extend Wait"}, {"sampling": "temperature=0,top_p=1,top_k=-1,min_p=0"}]
+    ):
+        rows = plain.astype({"cell_id": str, **{name: str for name in facts}}).assign(cell_id=f"c{number}", **facts)
+        parts.append(rows.assign(prompt_tokens=rows["prompt_tokens"] * 10**number))
+    graded = pd.concat(parts)
+    summary = summary_of(graded)
+    named = [PointRef(model="nano-50k", thinking_budget=16, k=1, prompt=p, route=r) for p, r in (("question", "cut"), ("few-shot=2", None))]
+    named.append(PointRef(model="nano-50k", thinking_budget=16, k=1, route="extend Wait"))
+    wanted = [Claim(name=str(i), benchmark="sums", better=better, worse=named[0]) for i, better in enumerate(named)]
+    flops = summary[(summary["slice"] == "all") & (summary["metric"] == "pass@k") & (summary["k"] == 1)].set_index("cell_id")["cost_flops"]
+    found = claims(graded, wanted, 50, 0, summary)["cost_ratio"].tolist()
+    assert found == pytest.approx([1, flops["c1"] / flops["c0"], flops["c2"] / flops["c0"]]) and found[2] > found[1] > 2
 
 
 def test_claims_carry_p_adjusted_for_their_number() -> None:

@@ -52,6 +52,11 @@ GOLDEN = {
 }
 
 
+@pytest.mark.parametrize(("ended", "share"), [("closed", 1), ("eos", 1), ("cut", 0), ("off", 0), ("too_long", 0)])
+def test_thinking_that_was_not_begun_was_not_closed_either(ended: str, share: float) -> None:
+    assert summary_of(golden().assign(ended=ended))["share_closed"].eq(share).all()
+
+
 def test_a_setting_is_named_alike_whether_its_table_has_gaps_or_not() -> None:
     assert setting_name("m", "cut", 16.0, "maj@k", 4.0) == setting_name("m", "cut", 16, "maj@k", 4) == "m budget=16 maj@4"
     assert setting_name("m", "cut", 1_048_576.0, "pass@k", 1.0) == "m budget=1048576"

@@ -35,6 +35,15 @@ class ClaimError(ValueError):
     """A claim names a point that is there more than once."""
 
 
+class _Side(NamedTuple):
+    """One side of a claim."""
+
+    cell_id: str | None
+    """None: nothing was answered there."""
+    problems: pd.DataFrame
+    """value and cluster_id of each problem, by problem id."""
+
+
 class _Pairs(NamedTuple):
     """Row numbers in a frame of points."""
 
@@ -172,7 +181,7 @@ def claims(
     rows = []
     for claim in wanted:
         sides = [_side(cells, claim, ref) for ref in (claim.better, claim.worse)]
-        both = pd.concat(sides, axis=1, join="inner", keys=["better", "worse"]).sort_index()
+        both = pd.concat([side.problems for side in sides], axis=1, join="inner", keys=["better", "worse"]).sort_index()
         values = both.xs("value", axis=1, level=1).to_numpy(dtype=np.float64)
         low = high = p = np.nan
         if len(both) and not np.isnan(values).any():
@@ -194,7 +203,7 @@ def claims(
                 "high": high,
                 "p": p,
                 "num_problems": len(both),
-                "cost_ratio": _flops(summary, claim, claim.better) / _flops(summary, claim, claim.worse),
+                "cost_ratio": _flops(summary, sides[0], claim, claim.better) / _flops(summary, sides[1], claim, claim.worse),
                 "verdict": "holds" if low > 0 else "refuted" if high < 0 else "not shown",
             }
         )
@@ -202,11 +211,11 @@ def claims(
     return typed(table.assign(p_holm=inference.holm(table["p"])), schema.CLAIMS)
 
 
-def _flops(summary: pd.DataFrame | None, claim: Claim, ref: PointRef) -> float:
+def _flops(summary: pd.DataFrame | None, side: _Side, claim: Claim, ref: PointRef) -> float:
+    """What this side's own cell costs: prompts and routes of one model and budget cost unlike amounts."""
     if summary is None:
         return float("nan")
-    wanted: dict[str, str | int] = {"benchmark": claim.benchmark, "slice": slice_name(claim.difficulty), "model": ref.model}
-    wanted |= {"thinking_budget": ref.thinking_budget, "metric": ref.metric, "k": ref.k}
+    wanted = {"cell_id": side.cell_id, "slice": slice_name(claim.difficulty), "metric": ref.metric, "k": ref.k}
     found = summary.loc[np.logical_and.reduce([summary[c] == v for c, v in wanted.items()]), "cost_flops"]
     return float(found.iloc[0]) if len(found) else float("nan")
 
@@ -217,8 +226,8 @@ def point_name(ref: PointRef) -> str:
     return f"{ref.model} budget={ref.thinking_budget} {ref.metric.replace('@k', f'@{ref.k}')}{among}"
 
 
-def _side(cells: list[Cell], claim: Claim, ref: PointRef) -> pd.DataFrame:
-    """The side's value and cluster of each problem, by problem id; no rows where nothing was answered."""
+def _side(cells: list[Cell], claim: Claim, ref: PointRef) -> _Side:
+    """The one cell that a side of a claim means. Raises ClaimError where it fits several."""
     wanted = {"benchmark": claim.benchmark, "model": ref.model, "thinking_budget": ref.thinking_budget}
     wanted |= {key: value for key, value in (("route", ref.route), ("prompt", ref.prompt)) if value is not None}
     fit = [c for c in cells if all(c.facts[key] == value for key, value in wanted.items())]
@@ -229,12 +238,13 @@ def _side(cells: list[Cell], claim: Claim, ref: PointRef) -> pd.DataFrame:
             f"claims.{claim.name}: {point_name(ref)} fits {len(found)} cells: {names}. Say `prompt` or `route`, or keep one sampling."
         )
     if not found:
-        return pd.DataFrame({"value": np.zeros(0), "cluster_id": pd.Series([], dtype=str)}, index=pd.Index([], dtype=str))
+        return _Side(None, pd.DataFrame({"value": np.zeros(0), "cluster_id": pd.Series([], dtype=str)}, index=pd.Index([], dtype=str)))
     (cell,) = found
     point = Point(ref.metric, ref.k)
     values = cell.estimates[:, cell.points.index(point)] if point in cell.points else np.full(len(cell.problems), np.nan)
     side = pd.DataFrame({"value": values, "cluster_id": cell.problems["cluster_id"].to_numpy()}, index=cell.problems["problem_id"])
-    return side if claim.difficulty is None else side[cell.problems["difficulty"].to_numpy() == claim.difficulty]
+    asked = slice(None) if claim.difficulty is None else cell.problems["difficulty"].to_numpy() == claim.difficulty
+    return _Side(cell.facts["cell_id"], side.loc[asked])
 
 
 def headline(

@@ -129,7 +129,8 @@ def _scored(rows: pd.DataFrame, at: Ints, ks: list[int], seed: int | str) -> dic
         columns[f"best@k by {name}"] = _Column(best, np.full_like(best, np.nan), np.zeros_like(best))
         if "answer_class" in rows:
             classes = [None if pd.isna(a) else str(a) for a in rows["answer_class"]]
-            weights = np.exp(held) if name == "answer_logprob" else held
+            with np.errstate(divide="ignore"):
+                weights = held if name == "answer_logprob" else np.log(held)
             vote, error = (_where_known(np.isnan(score), at, v) for v in votes.weighted_vote(correct, classes, weights, at, ks, seed))
             columns[f"vote@k by {name}"] = _Column(vote, np.full_like(vote, np.nan), error)
     return columns
@@ -154,7 +155,7 @@ def _wrong_votes(rows: pd.DataFrame, at: Ints, units: int, correct: NDArray[np.b
 
 
 def _means(rows: pd.DataFrame, names: tuple[str, ...], at: Ints, n: Ints) -> dict[str, Floats]:
-    closed = (rows["ended"] != "cut").astype(np.float64).mask(rows["ended"] == "given")  # tables of others may not say
+    closed = rows["ended"].isin(["closed", "eos"]).astype(np.float64).mask(rows["ended"] == "given")  # tables of others may not say
     made: dict[str, pd.Series] = {"closed": closed, "no_answer": rows["extracted_answer"].isna()}
     return {name: np.bincount(at, weights=(made[name] if name in made else rows[name]).to_numpy(dtype=np.float64)) / n for name in names}
 

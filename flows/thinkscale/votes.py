@@ -69,28 +69,33 @@ class WeightedVote(NamedTuple):
 
 
 def weighted_vote(
-    correct: ArrayLike, answer_class: Sequence[str | None], weight: ArrayLike, problem: ArrayLike, ks: Sequence[int], seed: int | str = 0
+    correct: ArrayLike,
+    answer_class: Sequence[str | None],
+    log_weight: ArrayLike,
+    problem: ArrayLike,
+    ks: Sequence[int],
+    seed: int | str = 0,
 ) -> WeightedVote:
     """The weighted vote of k of n samples; ties in expectation, abstentions and no votes at all as in `estimators.maj_at_k`.
 
     No closed form for unlike weights: all C(n, k) subsets where they are at most 20,000, else 1,024 drawn ones. With equal weights it is
-    maj@k. Weights that may be negative (logits) must be made positive first: a sum of them would punish what many say.
+    maj@k. Weights come as logarithms: those of whole answers are less than any float (e^-760) and still tell answers apart.
 
     Args:
         correct: one per sample; a class is right or wrong, never both.
         answer_class: class of each sample's answer within its problem; None abstains.
-        weight: what its vote counts: a verifier's score in [0, 1], exp of a log-probability.
+        log_weight: of what its vote counts: an answer's log-probability, the log of a verifier's score in [0, 1] (-inf for 0).
         problem: number of each sample's problem, 0, 1, ...; none left out.
         ks: sample counts.
         seed: fixes the drawn subsets.
     """
-    right, heavy, at = np.asarray(correct, bool), np.asarray(weight, float), np.asarray(problem, np.int64)
-    if not (heavy >= 0).all():
-        raise ValueError(f"weighted vote: weights must be numbers >= 0, found {heavy[~(heavy >= 0)][0]:g}. Take exp or a sigmoid first.")
+    right, heavy, at = np.asarray(correct, bool), np.asarray(log_weight, float), np.asarray(problem, np.int64)
+    if not (heavy < np.inf).all():
+        raise ValueError(f"weighted vote: logarithms of weights must be numbers, found {heavy[~(heavy < np.inf)][0]:g}.")
     label = np.unique(np.array(["" if a is None or a != a else f"={a}" for a in answer_class]), return_inverse=True)[1].reshape(-1)
     votes = np.array([a is not None and a == a for a in answer_class], bool)
     order = np.lexsort((heavy, label, at))  # the order of samples decides nothing, nor which subsets are drawn
-    right, heavy, at, label, votes = right[order], np.where(votes, heavy, 0.0)[order], at[order], label[order], votes[order]
+    right, heavy, at, label, votes = right[order], np.where(votes, heavy, -np.inf)[order], at[order], label[order], votes[order]
     n = np.bincount(at)
     start = np.concatenate([[0], np.cumsum(n)[:-1]])
     value, error = np.full((len(n), len(ks)), np.nan), np.full((len(n), len(ks)), np.nan)
@@ -120,15 +125,17 @@ def _drawn(rng: np.random.Generator, problems: int, n: int, k: int) -> Ints:
     return np.argpartition(rng.random((problems, _SUBSETS, n), dtype=np.float32), k - 1, axis=2)[:, :, :k].astype(np.int64)
 
 
-def _won(right: NDArray[np.bool_], label: Ints, weight: Floats, votes: NDArray[np.bool_]) -> Floats:
+def _won(right: NDArray[np.bool_], label: Ints, log_weight: Floats, votes: NDArray[np.bool_]) -> Floats:
     """Share of a right class among the heaviest classes of each subset (last axis: its samples)."""
     order = np.argsort(label, axis=-1, kind="stable")
     right, label = np.take_along_axis(right, order, axis=-1), np.take_along_axis(label, order, axis=-1)
-    weight, votes = np.take_along_axis(weight, order, axis=-1), np.take_along_axis(votes, order, axis=-1)
+    log_weight, votes = np.take_along_axis(log_weight, order, axis=-1), np.take_along_axis(votes, order, axis=-1)
     shape, k = label.shape[:-1], label.shape[-1]
     opens = np.ones(label.shape, bool)
     opens[..., 1:] = label[..., 1:] != label[..., :-1]
     flat = np.flatnonzero(opens.reshape(-1))
+    top = log_weight.max(axis=-1, keepdims=True)
+    weight = np.exp(log_weight - np.where(top > -np.inf, top, 0.0))  # only their ratios count
     total = np.add.reduceat(weight.reshape(-1), flat)
     subset = flat // k
     heaviest = np.zeros(int(np.prod(shape)))
