@@ -8,11 +8,13 @@ import re
 from collections import Counter
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from thinkscale.config import ConfigError
 from thinkscale.grading import check_graders, grade, grader_version
 from thinkscale.loading import load_catalogue, load_experiment, prompt_text
+from thinkscale.measure import guessing
 from thinkscale.problems import Benchmark, Draft, Generated, benchmarks, held_out, held_out_drafts, training_draft
 from thinkscale.skills import ADJECTIVES, CHAINS, NOUNS, SKILLS, VERBS
 from thinkscale.sources import GymBenchmark
@@ -49,7 +51,18 @@ def test_problems_are_distinct_balanced_and_a_prefix_of_more(name: str) -> None:
     assert benchmark.load(20, 0) == found[:20]
     other = benchmark.load(60, 1)
     assert len({p.problem_id for p in found} & {p.problem_id for p in other}) < 20 and benchmark.identity(0) != benchmark.identity(1)
-    assert 0 <= benchmark.chance < 1 and benchmark.skill
+    assert benchmark.skill
+
+
+@pytest.mark.parametrize("name", NEW)
+def test_who_always_says_the_commonest_answer_of_a_level_is_no_better_than_chance_there(name: str) -> None:
+    benchmark = KNOWN[name]
+    found = pd.DataFrame([dataclasses.asdict(p) for p in benchmark.load(50 * len({p.difficulty for p in benchmark.load(20, 0)}), 0)])
+    chance = guessing(benchmark.chance, found["difficulty"])
+    assert ((chance >= 0) & (chance < 1)).all()
+    for level, rows in found.groupby("difficulty"):
+        common = rows["answer"].value_counts(normalize=True).iloc[0]
+        assert common <= chance[rows.index].mean() + 0.15, f"difficulty {level:g}: {common:.2f}"
 
 
 @pytest.mark.parametrize("generated", SKILLS.values(), ids=lambda g: g.name)
@@ -167,6 +180,14 @@ GYM = {"skill": "s", "dataset": "spell_backward", "levels": [3, 4], "varies": ["
 def gym(**changes: object) -> Benchmark:
     declared = GymBenchmark.model_validate_json(json.dumps({**GYM, **changes}))
     return benchmarks(CATALOGUE.model_copy(update={"gym": {"mine": declared}}))["mine"]
+
+
+def test_a_level_without_its_chance_is_an_error() -> None:
+    fields = {**GYM, "levels": (3, 4), "varies": ("min_word_len", "max_word_len")}
+    assert GymBenchmark.model_validate({**fields, "chance": {3: 0.5, 4: 0.25}}).chance == {3: 0.5, 4: 0.25}
+    for chance in ({3: 0.5}, {3: 0.5, 4: 0.1, 5: 0.0}, {3: 0.5, 4: 1.0}):
+        with pytest.raises(ValueError, match=r"chance"):
+            GymBenchmark.model_validate({**fields, "chance": chance})
 
 
 @pytest.mark.parametrize(

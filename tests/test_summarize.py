@@ -9,6 +9,8 @@ import pytest
 
 import made
 from thinkscale import cost, schema
+from thinkscale.curves import skill_curves
+from thinkscale.forecast import by_size
 from thinkscale.measure import measure, setting_name
 from thinkscale.summarize import TableError, summarize, typed
 
@@ -50,6 +52,21 @@ GOLDEN = {
     ("unforced pass@k", 2): (5 / 6 + 5 / 6 + 0) / 3,
     ("unforced pass@k", 4): (1 + 1 + 0) / 3,
 }
+
+
+def test_guessing_is_right_as_often_as_each_difficulty_lets_it() -> None:
+    world = made.World(benchmarks=("sums",), num_problems=40, difficulties=(2.0, 2.0, 3.0, 5.0), flat=0.2)
+    graded = made.graded(world)
+    chance = {"sums": {2.0: 0.25, 3.0: 0.125, 5.0: 0.03125}}
+    summary = summarize(graded, made.shapes(world), chance, draws=100)
+    expected = {"all": (2 * 0.25 + 0.125 + 0.03125) / 4, "difficulty=2": 0.25, "difficulty=3": 0.125, "difficulty=5": 0.03125}
+    assert summary.groupby("slice")["chance"].agg(["min", "max"]).T.to_dict("list") == {s: [c, c] for s, c in expected.items()}
+    floors = {c.facts["slice"]: c.facts["chance"] for c in skill_curves(graded, summary, chance, {})}
+    assert floors == expected
+    (first, *_) = by_size(graded, chance, pd.DataFrame({"family": [], "training_tokens": [], "bits_per_byte": []}), 50)
+    assert first.floor(2) == pytest.approx((2 * (1 - 0.75**2) + (1 - 0.875**2) + (1 - 0.96875**2)) / 4)
+    with pytest.raises(TableError, match="not given for difficulty 5, only for 2, 3"):
+        summarize(graded, made.shapes(world), {"sums": {2.0: 0.25, 3.0: 0.1}})
 
 
 @pytest.mark.parametrize(("ended", "share"), [("closed", 1), ("eos", 1), ("cut", 0), ("off", 0), ("too_long", 0)])

@@ -13,8 +13,9 @@ import pandas as pd
 
 from thinkscale import cost
 from thinkscale.inference import Floats, Pools, Resampling
-from thinkscale.measure import Cell, Point, measure, shared, slices
+from thinkscale.measure import Cell, Point, guessing, measure, shared, slices
 from thinkscale.mirage import Granular
+from thinkscale.sources import Chance
 from thinkscale.tidy import refuse
 
 Axis = Literal["size", "thinking", "samples", "training"]
@@ -61,7 +62,7 @@ class SkillCurve:
 
 
 def skill_curves(
-    graded: pd.DataFrame, summary: pd.DataFrame, chance: Mapping[str, float], about: Mapping[str, About], seed: int | str = 0
+    graded: pd.DataFrame, summary: pd.DataFrame, chance: Mapping[str, Chance], about: Mapping[str, About], seed: int | str = 0
 ) -> list[SkillCurve]:
     """Every curve with at least three places at which all of the same problems (two clusters at least) have an accuracy.
 
@@ -72,7 +73,7 @@ def skill_curves(
         graded: one row per answer. `gold_logprob` with `gold_tokens` (log-probability of the gold answer, after the model's own thinking),
             `brier` and `partial` are used where they are there.
         summary: from `summarize` of the same rows; gives the costs.
-        chance: accuracy of guessing, of each benchmark.
+        chance: accuracy of guessing, of each benchmark; or of each of its difficulties.
         about: of each model; one that is absent is taken to be of family "all", of unknown training.
         seed: fixes the subsets of weighted votes.
     Raises: TableError where a granular metric is out of its range.
@@ -127,7 +128,7 @@ def _place(cell: Cell, point: Point, costs: Mapping[tuple[Any, ...], Any], slice
 
 
 def _curve(
-    key: tuple[Any, ...], members: list[tuple[Cell, Point, dict[str, Any]]], names: tuple[str, ...], chance: float
+    key: tuple[Any, ...], members: list[tuple[Cell, Point, dict[str, Any]]], names: tuple[str, ...], chance: Chance
 ) -> SkillCurve | None:
     """A curve over the problems that all places have; places without an accuracy or a place on the axis are left out."""
     axis = key[6]
@@ -149,7 +150,11 @@ def _curve(
             granular.append(Granular(name, value, closeness=name == "partial"))
     places = pd.DataFrame([place for _, _, place in members])
     named = ("benchmark", "slice", *_CONDITIONS, "family", "axis", "model", "thinking_budget")
-    facts = {**dict(zip(named, key, strict=True)), "skill": places["skill"].iloc[0], "chance": chance}
+    facts = {
+        **dict(zip(named, key, strict=True)),
+        "skill": places["skill"].iloc[0],
+        "chance": float(guessing(chance, problems["difficulty"]).mean()),
+    }
     facts["model"] = places["model"].iloc[-1] if axis == "training" else facts["model"]
     held = {"model": facts["model"], "budget": facts["thinking_budget"]}
     facts["at"] = ", ".join(f"{name}={value}" for name, value in held.items() if value is not None)

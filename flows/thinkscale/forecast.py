@@ -20,7 +20,8 @@ from thinkscale import inference, scaling, schema
 from thinkscale.betas import Beta, fit_beta
 from thinkscale.estimators import pass_at_k
 from thinkscale.inference import Floats, Pools, Resampling, generator
-from thinkscale.measure import Cell, Point, measure, shared
+from thinkscale.measure import Cell, Point, guessing, measure, shared
+from thinkscale.sources import Chance
 from thinkscale.summarize import typed
 
 PREVIOUS = "same as the previous size"
@@ -52,7 +53,12 @@ class Sizes(NamedTuple):
     """Problems × sizes: right samples."""
     samples: Floats
     draw: Resampling
-    chance: float
+    chance: Floats
+    """Of each problem."""
+
+    def floor(self, k: int) -> float:
+        """pass@k of guessing."""
+        return float((1 - (1 - self.chance) ** k).mean())
 
 
 class Forecast(NamedTuple):
@@ -81,12 +87,14 @@ def forecast(skills: list[Sizes], seed: int | str = 0) -> pd.DataFrame:
     return typed(pd.DataFrame(rows, columns=schema.FORECAST.names), schema.FORECAST)
 
 
-def by_size(graded: pd.DataFrame, chance: Mapping[str, float], models: pd.DataFrame, draws: int = 1000, seed: int | str = 0) -> list[Sizes]:
+def by_size(
+    graded: pd.DataFrame, chance: Mapping[str, Chance], models: pd.DataFrame, draws: int = 1000, seed: int | str = 0
+) -> list[Sizes]:
     """Each skill of each family at each budget, over at least two sizes.
 
     Args:
         graded: one row per answer.
-        chance: accuracy of guessing, of each benchmark.
+        chance: accuracy of guessing, of each benchmark; or of each of its difficulties.
         models: indexed by name, with columns `family`, `training_tokens` and `bits_per_byte` (NaN where unknown). Of a family's models of
             one size, the one trained on most tokens counts: checkpoints are no sizes.
         draws: bootstrap draws.
@@ -109,7 +117,7 @@ def by_size(graded: pd.DataFrame, chance: Mapping[str, float], models: pd.DataFr
         loss = np.array([float(models["bits_per_byte"].get(m, np.nan)) for m in names])
         facts = {"family": family, "skill": sizes[0].facts["skill"], **{c: sizes[0].facts[c] for c in _ONE_LADDER}}
         params = np.array([c.facts["params"] for c in sizes], float)
-        skills.append(Sizes(facts, names, params, loss, np.round(share * n), n, draw, chance[benchmark]))
+        skills.append(Sizes(facts, names, params, loss, np.round(share * n), n, draw, guessing(chance[benchmark], problems["difficulty"])))
     return skills
 
 
@@ -124,7 +132,7 @@ def _rows(sizes: Sizes, k: int, left_out: int, seed: int | str) -> Iterator[dict
     values = pass_at_k(sizes.samples, sizes.right, k)
     means = np.vstack([values.mean(axis=0), sizes.draw.weights @ values])
     ends = inference.interval(values, sizes.draw)
-    floor, seen = 1 - (1 - sizes.chance) ** k, len(sizes.models) - left_out
+    floor, seen = sizes.floor(k), len(sizes.models) - left_out
     observed = float(means[0, -1])
     about = {"metric": "pass@k", "k": k, "left_out": left_out, "model": sizes.models[-1], "params": int(sizes.params[-1])}
     about |= {"num_sizes": max(seen, 0), "chance": floor, "num_problems": len(values)}
@@ -171,7 +179,7 @@ def _told(method: str, sizes: Sizes, means: Floats, above: Any, k: int, seed: in
         return _none(f"{len(above)} of the smaller sizes above chance, a line needs {LEAST}")
     if np.ptp(means[:, above]) <= 0:
         return _none("all problems are right at all of them: a line through them knows no slope")
-    floor, x = 1 - (1 - sizes.chance) ** k, np.log(sizes.params)
+    floor, x = sizes.floor(k), np.log(sizes.params)
     rng = generator(seed, f"forecast {sizes.facts['benchmark']} {method}")
     if method == "beta-binomial":
         return _beta_binomial(sizes, above, k, rng)

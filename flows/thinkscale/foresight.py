@@ -15,6 +15,7 @@ from thinkscale.findings import Finding, told_apart
 from thinkscale.forecast import METHODS, PREVIOUS, by_size, forecast
 from thinkscale.inference import wilson
 from thinkscale.laws import scaling_table
+from thinkscale.sources import Chance
 
 NAMED_BEFOREHAND = "PassUntil"
 _ROW = ("family", "benchmark", "prompt", "route", "sampling", "thinking_budget", "k", "left_out")
@@ -28,12 +29,12 @@ class Foresight(NamedTuple):
     findings: list[Finding]
 
 
-def foresee(graded: pd.DataFrame, chance: Mapping[str, float], models: pd.DataFrame, draws: int = 1000, seed: int | str = 0) -> Foresight:
+def foresee(graded: pd.DataFrame, chance: Mapping[str, Chance], models: pd.DataFrame, draws: int = 1000, seed: int | str = 0) -> Foresight:
     """The scaling and forecast tables and their findings.
 
     Args:
         graded: one row per answer.
-        chance: accuracy of guessing, of each benchmark.
+        chance: accuracy of guessing, of each benchmark; or of each of its difficulties.
         models: indexed by name, with columns `family`, `params`, `training_tokens`, `bits_per_byte` (NaN where unknown).
         draws: bootstrap draws.
         seed: fixes them.

@@ -16,7 +16,8 @@ from thinkscale import cost, estimators, votes
 from thinkscale.config import Shape
 from thinkscale.inference import Floats, Ints
 from thinkscale.routes import is_effort, is_greedy
-from thinkscale.tidy import COUNTED, FACTS, SCORES, checked, codes, first_rows, places, refuse
+from thinkscale.sources import Chance
+from thinkscale.tidy import COUNTED, FACTS, SCORES, TableError, checked, codes, first_rows, places, refuse
 
 
 class Point(NamedTuple):
@@ -230,6 +231,16 @@ def shared(parts: Sequence[_HasProblems]) -> Shared:
 def slice_name(difficulty: float | None) -> str:
     """`all`, or `difficulty=3`."""
     return "all" if difficulty is None else f"difficulty={difficulty:g}"
+
+
+def guessing(chance: Chance, difficulty: pd.Series) -> Floats:
+    """Accuracy of guessing on each problem. Raises TableError for a difficulty of which it is not known."""
+    if not isinstance(chance, Mapping):
+        return np.full((len(difficulty),), float(chance))
+    unknown = sorted(set(difficulty) - set(chance))
+    if unknown:
+        raise TableError(f"chance: not given for difficulty {unknown[0]:g}, only for {', '.join(f'{at:g}' for at in sorted(chance))}.")
+    return np.array([chance[at] for at in difficulty], np.float64)
 
 
 SETTING = ("model", "route", "thinking_budget", "metric", "k")

@@ -27,7 +27,7 @@ SUMMARY = Table(
             nullable=True,
         ),
         Column("draw_error", pa.float64(), "Standard error of `value` from drawn subsets (weighted votes); 0: exact.", nullable=True),
-        Column("chance", pa.float64(), "Accuracy of guessing, as the benchmark declares it."),
+        Column("chance", pa.float64(), "Accuracy of guessing on these problems, as the benchmark declares it."),
         Column("num_problems", pa.int32(), "Problems in the denominator."),
         Column("num_samples", pa.int32(), "Fewest samples of any problem in the denominator."),
         Column("cost_tokens", pa.float64(), "Mean completion tokens per problem for k samples.", nullable=True),

@@ -23,7 +23,7 @@ from thinkscale.loading import Extent
 from thinkscale.skills import SKILLS as SKILLS
 from thinkscale.skills import Draft as Draft
 from thinkscale.skills import Generated as Generated
-from thinkscale.sources import ConfigError, GymBenchmark, HubBenchmark
+from thinkscale.sources import Chance, ConfigError, GymBenchmark, HubBenchmark
 from thinkscale.sources import Grader as Grader
 
 HELD_OUT_SHARE = 0.1
@@ -69,8 +69,7 @@ class Benchmark:
     name: str
     skill: str
     grader: Grader
-    chance: float
-    """Accuracy of guessing."""
+    chance: Chance
     size: int | None
     """Number of problems; None: as many as asked for."""
     mean_prompt_tokens: int

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 from thinkscale.calculator import worked_call
 from thinkscale.layouts import lettered
-from thinkscale.sources import Grader
+from thinkscale.sources import Chance, Grader
 
 
 class Draft(NamedTuple):
@@ -40,7 +40,7 @@ class Generated:
     name: str
     skill: str
     grader: Grader
-    chance: float
+    chance: Chance
     levels: tuple[int, ...]
     version: int
     mean_prompt_tokens: int
@@ -299,7 +299,7 @@ SKILLS: dict[str, Generated] = {
         Generated("reversal", "word manipulation", "exact", 0.0, (4, 5, 6, 7, 8), 1, 12, draw_reversal),
         Generated("cipher", "in-context learning", "exact", 1 / len(CIPHER_LETTERS) ** CIPHER_LENGTH, (1, 2, 4, 8), 1, 40, draw_cipher),
         Generated("passages", "reading comprehension", "f1", 1 / CHAINS, (1, 2, 3, 4), 1, 60, draw_passage),
-        Generated("meetings", "reading comprehension", "f1", (1 / TOLD + 1 / TOLD / 2) / 2, (1, 2), 1, 50, draw_meeting),
+        Generated("meetings", "reading comprehension", "f1", {1: 1 / TOLD, 2: 1 / TOLD / 2}, (1, 2), 1, 50, draw_meeting),
         Generated("whereabouts", "reading, multiple choice", "choice", 1 / OPTIONS, (1, 2, 3, 4), 1, 70, draw_whereabouts),
         Generated("toy-translation", "translation", "chrf", 0.0, (3, 4, 5, 6, 7), 1, 12, draw_translation),
         Generated("calculator", "tool use", "number", 0.0, (1, 2, 3, 4), 1, 20, draw_calculation),

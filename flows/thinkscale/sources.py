@@ -4,13 +4,17 @@ Why: a benchmark is one entry of YAML, checked like everything else that is writ
 declaration is made of. What it does not do: read the files (see `layouts`) or know the skills that this project generates (see `skills`).
 """
 
-from typing import Annotated, Any, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 # a name becomes part of a file name: no slash, no leading dot, and short enough (a file name has 255 bytes) for what is added to it
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100)]
 Positive = Annotated[int, Field(gt=0)]
+Share = Annotated[float, Field(ge=0, lt=1)]
+Chance = float | Mapping[float, float]
+"""Accuracy of guessing: of every problem, or of those of each difficulty."""
 Grader = Literal["number", "exact", "choice", "reasoning_gym", "f1", "math", "code", "chrf"]
 Layout = Literal["columns", "parallel", "squad", "mmlu", "arc", "gpqa", "humaneval", "mbpp"]
 
@@ -57,7 +61,7 @@ class HubBenchmark(Strict):
     grader: Literal["number", "exact", "choice", "f1", "math", "code", "chrf"]
     correct_from: Annotated[float, Field(gt=0, le=1)] = 0.6
     """`chrf` (as a share of 1) from which a translation counts as correct; its `partial` does not depend on this."""
-    chance: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    chance: Share = 0.0
 
 
 class GymBenchmark(Strict):
@@ -75,4 +79,11 @@ class GymBenchmark(Strict):
     mean_prompt_tokens: Positive
     grader: Literal["reasoning_gym", "exact", "number"] = "reasoning_gym"
     """reasoning-gym's own score where several answers are right or it knows better what is nearly so."""
-    chance: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    chance: Share | dict[float, Share] = 0.0
+    """Accuracy of guessing; by level where it differs between them."""
+
+    @model_validator(mode="after")
+    def _every_level_has_its_chance(self) -> Self:
+        if isinstance(self.chance, dict) and set(self.chance) != set(self.levels):
+            raise ValueError(f"chance: has the levels {sorted(self.chance)}, and the benchmark {sorted(self.levels)}. Give one for each.")
+        return self

@@ -17,9 +17,10 @@ from thinkscale import inference, power, schema
 from thinkscale.config import Shape
 from thinkscale.inference import Floats, Pools, Resampling
 from thinkscale.likeness import MOST_DIGITS
-from thinkscale.measure import Cell, Point, Slice, measure, row_flops, slices
+from thinkscale.measure import Cell, Point, Slice, guessing, measure, row_flops, slices
 from thinkscale.reading import nearest
 from thinkscale.routes import is_effort
+from thinkscale.sources import Chance
 from thinkscale.tidy import TableError
 
 _ROUNDING = 1e-12
@@ -31,14 +32,14 @@ VERIFIED = " by verifier_score"
 
 
 def summarize(
-    graded: pd.DataFrame, shapes: Mapping[str, Shape], chance: Mapping[str, float], draws: int = 1000, seed: int | str = 0
+    graded: pd.DataFrame, shapes: Mapping[str, Shape], chance: Mapping[str, Chance], draws: int = 1000, seed: int | str = 0
 ) -> pd.DataFrame:
     """The summary table (`schema.SUMMARY`): one row per cell × slice × metric × k.
 
     Args:
         graded: one row per answer, from `graded.read_graded`.
         shapes: shape of each model whose tokens are known, for FLOPs.
-        chance: accuracy of guessing, of each benchmark.
+        chance: accuracy of guessing, of each benchmark; or of each of its difficulties.
         draws: bootstrap draws.
         seed: fixes them.
     Raises: TableError where the rows contradict each other.
@@ -114,7 +115,7 @@ def _only(cell: Cell, metric: str) -> Cell | None:
 
 
 def _rows(
-    group: list[tuple[Cell, Slice]], sample: Resampling, chance: Mapping[str, float], bounds: tuple[float, float] = (0.0, 1.0)
+    group: list[tuple[Cell, Slice]], sample: Resampling, chance: Mapping[str, Chance], bounds: tuple[float, float] = (0.0, 1.0)
 ) -> Iterator[dict[str, Any]]:
     """Rows of cells that share their problems, whose intervals are one matrix product."""
     values = np.concatenate([cell.estimates[slice_.rows] for cell, slice_ in group], axis=1)
@@ -130,9 +131,10 @@ def _rows(
         yield {**row, **{name: column[i] for name, column in found.items()}}
 
 
-def _cell_rows(cell: Cell, slice_: Slice, chance: Mapping[str, float]) -> Iterator[dict[str, Any]]:
+def _cell_rows(cell: Cell, slice_: Slice, chance: Mapping[str, Chance]) -> Iterator[dict[str, Any]]:
     problems = cell.problems[slice_.rows]
     mean = problems.mean(numeric_only=True, skipna=False).to_dict()  # a problem of unknown cost makes the cost unknown
+    floor = guessing(chance[cell.facts["benchmark"]], problems["difficulty"]).mean()
     for point in cell.points:
         scoring = point.k * float(problems["scorer_flops"].to_numpy().mean()) if point.metric.endswith(VERIFIED) else 0.0
         yield {
@@ -140,7 +142,7 @@ def _cell_rows(cell: Cell, slice_: Slice, chance: Mapping[str, float]) -> Iterat
             "slice": slice_.name,
             "metric": point.metric,
             "k": point.k,
-            "chance": chance[cell.facts["benchmark"]],
+            "chance": floor,
             "num_problems": len(problems),
             "num_samples": problems["num_samples"].min(),
             "cost_tokens": point.k * mean["completion_tokens"],
