@@ -11,6 +11,9 @@ from upath import UPath
 import made
 from skills_made import LAWS, Law
 from thinkscale import schema
+from thinkscale.advice import beyond_samples
+from thinkscale.calibration import calibration, confident_before_onset
+from thinkscale.coverage import CHOSEN, coverage
 from thinkscale.curves import About, SkillCurve, skill_curves
 from thinkscale.emergence import emergence, findings, loss_law
 from thinkscale.emergence_plots import emergence_over_size
@@ -202,6 +205,21 @@ def test_findings_hold_the_number_the_interval_and_the_row_they_are_from(tmp_pat
     pd.testing.assert_frame_equal(table, again)
     path = emergence_over_size(table, curves, UPath(str(tmp_path)) / "figure.png", "Title")
     assert path is not None and imread(str(path)).shape[1] > 400
+
+
+def test_sentences_of_several_prompts_and_families_say_which_they_are_of() -> None:
+    one = made.graded(WORLD).astype({"cell_id": str, "prompt": str})
+    graded = pd.concat([one, one.assign(cell_id=one["cell_id"] + "b", prompt="few-shot=2")])
+    emerged = emergence(curves_of(graded), 50)
+    agreed, covered = calibration(graded, 50), coverage(graded[graded["thinking_budget"] == 0], 50)
+    said = [*findings(emerged, curves_of(graded)), *confident_before_onset(agreed, emerged), *beyond_samples(covered)]
+    said = [f.text for f in said if f.row != {"law": CHOSEN}]
+    assert len(said) >= 7 and all(text.startswith(("(question) sums, ", "(few-shot=2) sums, ")) for text in said), said
+    apart = [one.assign(cell_id=one["cell_id"] + family, model=one["model"].astype(str) + family) for family in "ab"]
+    about = {f"{name}{family}": About(family) for name in made.MODELS for family in "ab"}
+    tidy = complete(pd.concat(apart)[["model", "params", "problem_id", "sample_index", "correct", "thinking_budget"]])
+    curves = curves_of(tidy, about)
+    assert {f.text[:4] for f in findings(emergence(curves, 50), curves)} == {"(a) ", "(b) "}
 
 
 def test_the_loss_law_is_found_with_its_interval_and_needs_three_sizes() -> None:

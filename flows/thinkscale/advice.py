@@ -203,7 +203,8 @@ def beyond_samples(table: pd.DataFrame) -> list[Finding]:
             now, then = (seen[times * min(seen)] for times in (1, 4))
             if then["outcome"] == "forecast" and then["value"] - now["observed"] >= WORTH_SAYING:
                 left_out = mine[mine["num_samples"] < mine["num_samples"].max()].to_dict("records")
-                said.append(_beyond(now, then, left_out))
+                found = _beyond(now, then, left_out)
+                said.append(found._replace(text=told_apart(mine.iloc[0], rows) + found.text))
                 break
     return said + _checked(table[(table["num_samples"] < table["k"]) & table["error"].notna()])
 

@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from thinkscale import schema
-from thinkscale.findings import Finding
+from thinkscale.findings import Finding, told_apart
 from thinkscale.inference import Floats, Ints, Pools, Resampling, agreeing, interval, quantiles
 from thinkscale.summarize import typed
 from thinkscale.tidy import by_cell, checked, first_rows
@@ -76,7 +76,8 @@ def confident_before_onset(table: pd.DataFrame, emerged: pd.DataFrame) -> list[F
         worst = cells.loc[cells["confident_wrong"].idxmax()].to_dict()
         share, low, high = (float(worst[f"confident_wrong{end}"]) for end in ("", "_low", "_high"))
         side = "below" if worst["params"] < row["onset"] else "above"
-        where = f"{row['benchmark']}, thinking budget {row['thinking_budget']:.0f}"
+        apart = told_apart(row, sized[sized["benchmark"] == row["benchmark"]])
+        where = f"{apart}{row['benchmark']}, thinking budget {row['thinking_budget']:.0f}"
         text = (
             f"{where}: {worst['model']}, {side} the onset, is most often wrong and of one mind: in {share:.0%} [{low:.0%}, {high:.0%}] of"
         )

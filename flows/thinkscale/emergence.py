@@ -13,7 +13,7 @@ from scipy.special import stdtrit
 
 from thinkscale import onset, schema
 from thinkscale.curves import SkillCurve
-from thinkscale.findings import Finding
+from thinkscale.findings import Finding, told_apart
 from thinkscale.inference import Floats, Pools, interval
 from thinkscale.mirage import Evidence, Verdict, evidence, judge
 from thinkscale.summarize import typed
@@ -160,12 +160,14 @@ def findings(table: pd.DataFrame, curves: list[SkillCurve]) -> list[Finding]:
         table: from `emergence`.
         curves: the curves that it was made from.
     """
-    return [_said(row) for _, pairs in shown_over_size(table, curves) for row, _ in pairs]
+    rows = [row for _, pairs in shown_over_size(table, curves) for row, _ in pairs]
+    shown = pd.DataFrame(rows)
+    return [_said(row, told_apart(row, shown[shown["benchmark"] == row["benchmark"]])) for row in rows]
 
 
-def _said(row: dict[str, Any]) -> Finding:
+def _said(row: dict[str, Any], apart: str) -> Finding:
     value, low, high = row["onset"], row["onset_low"], row["onset_high"]
-    where = f"{row['benchmark']}, thinking budget {row['thinking_budget']:.0f}"
+    where = f"{apart}{row['benchmark']}, thinking budget {row['thinking_budget']:.0f}"
     if value == np.inf:
         text = f"{where}: no onset up to the largest size, 95 % interval from {_amount(low)} parameters"
     elif value == 0:

@@ -33,9 +33,9 @@ class Finding(NamedTuple):
         return f"{self.table}.parquet" + (f": {key}" if key else "")
 
 
-def told_apart(row: Mapping[str, Any], all_rows: pd.DataFrame, route: str = "route") -> str:
-    """Prompt, route (of that column) and sampling of a row, those of them that vary among all of them: what begins its sentence."""
-    varied = [str(row[name]) for name in ("prompt", route, "sampling") if len(set(all_rows[name])) > 1]
+def told_apart(row: Mapping[Any, Any], all_rows: pd.DataFrame, route: str = "route") -> str:
+    """Family, prompt, route (of that column) and sampling of a row, those that vary among all of them: what begins its sentence."""
+    varied = [str(row[name]) for name in ("family", "prompt", route, "sampling") if name in all_rows and len(set(all_rows[name])) > 1]
     return f"({', '.join(varied)}) " if varied else ""
 
 
