@@ -369,6 +369,29 @@ def test_a_few_ambiguous_rows_of_a_large_file_are_read_and_said(tmp_path: Path, 
         opened(tmp_path, "mmlu", rows[:99]).load(None, 0)
 
 
+BOM = "\ufeff"
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "changes"),
+    [
+        ("x.csv", "q,2\nr,3\n", {"columns": ("question", "answer")}),
+        ("x.csv", "question,answer\nq,2\nr,3\n", {}),
+        ("x.tsv", "q\t2\nr\t3\n", {"columns": ("question", "answer")}),
+        ("x.jsonl", '{"question": "q", "answer": "2"}\n{"question": "r", "answer": "3"}\n', {}),
+        ("x.json", '[{"question": "q", "answer": "2"}, {"question": "r", "answer": "3"}]', {}),
+        ("x.txt", "q\nr\n", {"answer_file": "y.txt"}),
+    ],
+    ids=["csv", "csv with headers", "tsv", "jsonl", "json", "aligned"],
+)
+def test_a_byte_order_mark_is_no_part_of_the_first_row(tmp_path: Path, file: str, content: str, changes: dict[str, Any]) -> None:
+    benchmark = opened(tmp_path, "gsm8k", [ROW] * 2, file=file, answer_after=None, **changes)
+    for mark in ("", BOM):
+        (tmp_path / file).write_text(mark + content, encoding="utf-8")
+        (tmp_path / "y.txt").write_text(f"{mark}2\n3\n", encoding="utf-8")
+        assert [(p.question, p.answer) for p in benchmark.load(None, 0)] == [("q", "2"), ("r", "3")]
+
+
 @pytest.mark.parametrize("level", ["nan", "inf", "-Infinity", float("inf")])
 def test_a_difficulty_that_is_not_finite_is_refused(tmp_path: Path, level: object) -> None:
     row = FILES["math-500"][1][0] | {"level": level}

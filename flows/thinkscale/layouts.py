@@ -20,6 +20,8 @@ from thinkscale.sources import ConfigError, HubBenchmark, Layout
 
 log = logging.getLogger(__name__)
 
+TEXT = "utf-8-sig"
+"""UTF-8; the mark that some programs write before it is no part of the first question."""
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 """What options are asked as."""
 MOST_DOUBLE = 0.01
@@ -116,16 +118,16 @@ def _rows(path: Path, hub: HubBenchmark, answers: Path | None) -> list[Row]:
 
             rows: list[Row] = pq.read_table(path).to_pylist()
         elif path.suffix in (".csv", ".tsv"):
-            with path.open(newline="", encoding="utf-8") as f:
+            with path.open(newline="", encoding=TEXT) as f:
                 if path.suffix == ".csv":
                     table = csv.DictReader(f, list(hub.columns) or None)
                 else:  # a TSV of the field has no quoting: a quotation mark in it is a quotation mark
                     table = csv.DictReader(f, list(hub.columns) or None, delimiter="\t", quoting=csv.QUOTE_NONE)
                 rows = [dict(row) for row in table]
         elif path.suffix == ".json":
-            rows = _flat(json.loads(path.read_text(encoding="utf-8")))
+            rows = _flat(json.loads(path.read_text(encoding=TEXT)))
         else:
-            rows = [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line.strip()]
+            rows = [json.loads(line) for line in path.read_text(encoding=TEXT).split("\n") if line.strip()]
     except (ValueError, KeyError, TypeError, OSError, csv.Error) as e:  # pyarrow's errors are ValueErrors and OSErrors
         raise ConfigError(f"{path.name}: cannot be read as a {path.suffix or 'JSON-lines'} file: {e!r}.") from e
     if not rows or not all(isinstance(row, dict) for row in rows):
@@ -135,7 +137,7 @@ def _rows(path: Path, hub: HubBenchmark, answers: Path | None) -> list[Row]:
 
 def _aligned(path: Path, answers: Path, hub: HubBenchmark) -> list[Row]:
     """Two text files, line by line (FLORES, WMT)."""
-    questions, golds = (p.read_text(encoding="utf-8").rstrip("\n").split("\n") for p in (path, answers))
+    questions, golds = (p.read_text(encoding=TEXT).rstrip("\n").split("\n") for p in (path, answers))
     if len(questions) != len(golds):
         raise ValueError(f"it has {len(questions)} lines and {answers.name} {len(golds)}: they are not the same sentences")
     return [{hub.question: q, hub.answer: a} for q, a in zip(questions, golds, strict=True)]
