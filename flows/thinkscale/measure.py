@@ -228,7 +228,8 @@ def shared(parts: Sequence[_HasProblems]) -> Shared:
 
 def slice_name(difficulty: float | None) -> str:
     """`all`, or `difficulty=3`."""
-    return "all" if difficulty is None else f"difficulty={difficulty:g}"
+    # all digits that tell two levels apart, which rounding would give one name and one key
+    return "all" if difficulty is None else f"difficulty={float(difficulty)!r}".removesuffix(".0")
 
 
 SETTING = ("model", "route", "thinking_budget", "metric", "k")
