@@ -299,6 +299,21 @@ def test_each_side_of_a_claim_is_one_cell_and_they_differ(
         load(tmp_path, text)
 
 
+@pytest.mark.parametrize("written", ["010", "-010", "00", "1:30", "1:30.5", "12:30:00", "!!int '010'"])
+def test_a_number_that_yaml_reads_in_another_base_than_people_is_refused(tmp_path: Path, written: str) -> None:
+    text = yaml.safe_dump(GOOD | {"num_samples": 8}).replace("num_samples: 8", f"num_samples: {written}")
+    with pytest.raises(
+        ConfigError, match=r"^mine\.yaml, line \d+: .* would be read in base (8|60): write a decimal number, or '.*' in quotes"
+    ):
+        load(tmp_path, text)
+
+
+def test_numbers_that_are_read_as_written_stay(tmp_path: Path) -> None:
+    text = yaml.safe_dump(GOOD | {"name": "010", "asks": "1:30"}).replace("num_samples: 8", "num_samples: 1_6")
+    experiment = load(tmp_path, text.replace("1024", "0x400"))
+    assert (experiment.name, experiment.asks, experiment.num_samples, experiment.thinking_budgets) == ("010", "1:30", 16, (0, 1024))
+
+
 BOMB = "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n" + "".join(f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 10)}]\n" for i in range(1, 10))
 """Ten lines that stand for ten billion values."""
 
