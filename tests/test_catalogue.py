@@ -212,6 +212,15 @@ BAD: list[tuple[tuple[str | int, ...], Any, tuple[str, ...]]] = [  # where, what
     ),
     (("claims", 0, "worse", "thinking_budget"), 512, ("claims.small beats large.worse.thinking_budget", "'512'", "1024")),
     (("claims", 0, "benchmark"), "gsm", ("claims.small beats large.benchmark", "'gsm'", "Did you mean 'gsm8k'?")),
+    (("claims", 0, "better", "prompt"), "qestion", ("claims.small beats large.better.prompt", "'qestion'", "Did you mean 'question'?")),
+    (
+        ("claims", 0, "worse", "prompt"),
+        "few-shot-bare=1",
+        ("claims.small beats large.worse.prompt", "'few-shot-bare=1'", "Valid: question."),
+    ),
+    (("claims", 0, "worse", "route"), "cutt", ("claims.small beats large.worse.route", "unknown route", "'cutt'", "Did you mean 'cut'?")),
+    (("claims", 0, "difficulty"), float("nan"), ("claims.0.difficulty", "finite", "found nan")),
+    (("claims", 0, "worse"), GOOD["claims"][0]["better"], ("claims.small beats large.worse", "the same point as `better`")),
     (("sampling",), {"temperature": 0}, ("num_samples", "temperature 0", "found 8")),
     (("sampling",), {"temperature": -1}, ("sampling.temperature", "found -1")),
 ]
@@ -228,6 +237,81 @@ def test_one_error_names_file_key_what_was_found_and_the_nearest_name(
     for part in said:
         assert part in message, message
     assert "\n" not in message and "pydantic" not in message and message.endswith((".", "?"))
+
+
+SIDE = {"model": "qwen3-0.6b", "thinking_budget": 1024}
+LEVELS = {"low": {"reasoning_effort": "low"}, "high": {"reasoning_effort": "high"}}
+
+
+@pytest.mark.parametrize(
+    ("changes", "better", "worse", "said"),
+    [
+        (
+            {"prompt": "few-shot", "examples": [0, 2]},
+            {},
+            {"thinking_budget": 0},
+            r"better: fits 2 cells \(prompt: few-shot; prompt: few-shot=2\)",
+        ),
+        ({"prompt": "few-shot", "examples": [0, 2]}, {"prompt": "few-shot=2"}, {"prompt": "few-shot"}, ""),
+        ({"prompt": "few-shot", "examples": [2]}, {}, {"thinking_budget": 0, "prompt": "few-shot=2"}, ""),
+        ({"prompt": "few-shot", "examples": [2]}, {}, {"prompt": "few-shot=2"}, "worse: found the same point"),
+        ({}, {"prompt": "question", "route": "cut"}, {}, "worse: found the same point"),
+        ({}, {"metric": "maj@k"}, {"metric": "pass@k"}, "worse: found the same point"),
+        ({}, {"metric": "unforced pass@k"}, {}, ""),
+        ({}, {"metric": "maj@k", "k": 8}, {}, ""),
+        ({"greedy": True}, {}, {"thinking_budget": 0}, ""),
+        (
+            {"greedy": True, "num_samples": 1, "sampling": {"temperature": 0, "top_p": 0.9}},
+            {},
+            {"thinking_budget": 0},
+            r"better: fits 2 cells \(sampling: .*\. Leave out `greedy`",
+        ),
+        ({"thinking": {"route": "native"}}, {}, {"thinking_budget": 0}, ""),
+        (
+            {"thinking": {"route": "effort", "levels": LEVELS}, "thinking_budgets": [1024]},
+            {"route": "effort=high"},
+            {"route": "effort=low"},
+            "",
+        ),
+        (
+            {"thinking": {"route": "effort", "levels": LEVELS}, "thinking_budgets": [1024]},
+            {"route": "effort=high"},
+            {},
+            r"worse: fits 2 cells \(route: effort=high; route: effort=low\)\. Say `route`\.",
+        ),
+        (
+            {"thinking": {"route": "effort", "levels": LEVELS}, "thinking_budgets": [1024]},
+            {"route": "effort=hi"},
+            {},
+            "Did you mean 'effort=high'",
+        ),
+    ],
+)
+def test_each_side_of_a_claim_is_one_cell_and_they_differ(
+    tmp_path: Path, changes: dict[str, Any], better: dict[str, Any], worse: dict[str, Any], said: str
+) -> None:
+    claim = {"name": "c", "benchmark": "gsm8k", "better": SIDE | better, "worse": SIDE | worse}
+    text = yaml.safe_dump(GOOD | changes | {"claims": [claim]})
+    if not said:
+        assert len(load(tmp_path, text).claims) == 1
+        return
+    with pytest.raises(ConfigError, match=rf"^mine\.yaml: claims\.c\..*{said}"):
+        load(tmp_path, text)
+
+
+@pytest.mark.parametrize("written", ["010", "-010", "00", "1:30", "1:30.5", "12:30:00", "!!int '010'"])
+def test_a_number_that_yaml_reads_in_another_base_than_people_is_refused(tmp_path: Path, written: str) -> None:
+    text = yaml.safe_dump(GOOD | {"num_samples": 8}).replace("num_samples: 8", f"num_samples: {written}")
+    with pytest.raises(
+        ConfigError, match=r"^mine\.yaml, line \d+: .* would be read in base (8|60): write a decimal number, or '.*' in quotes"
+    ):
+        load(tmp_path, text)
+
+
+def test_numbers_that_are_read_as_written_stay(tmp_path: Path) -> None:
+    text = yaml.safe_dump(GOOD | {"name": "010", "asks": "1:30"}).replace("num_samples: 8", "num_samples: 1_6")
+    experiment = load(tmp_path, text.replace("1024", "0x400"))
+    assert (experiment.name, experiment.asks, experiment.num_samples, experiment.thinking_budgets) == ("010", "1:30", 16, (0, 1024))
 
 
 BOMB = "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n" + "".join(f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 10)}]\n" for i in range(1, 10))

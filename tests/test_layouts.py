@@ -277,6 +277,40 @@ UNFIT: dict[str, tuple[str, list[dict[str, Any]], str]] = {
     "no check": ("humaneval", [HUMANEVAL | {"test": "assert True"}], "defines no check"),
     "no tests": ("mbpp", [MBPP | {"test_list": []}], "a list with something in it"),
     "a translation that is missing": ("wmt14-de-en", [{"translation": {"de": "Haus", "en": ""}}], "row 0: empty answer"),
+    "an option that is missing": ("mmlu", [FILES["mmlu"][1][0] | {"choices": ["1", None, "3", "4"]}], "row 0: .* or an empty one"),
+    "an answer that is missing among others": (
+        "squad",
+        [SQUAD[1] | {"answers": {"text": ["Ems", None], "answer_start": [10, 10]}}],
+        r"row 0: column 'answers\.text', element 1: it is empty or missing",
+    ),
+    "an answer that is empty among others": ("squad", [SQUAD[1] | {"answers": {"text": ["", "Ems"]}}], "element 0: it is empty or missing"),
+    "a label that is missing": (
+        "arc-challenge",
+        [FILES["arc-challenge"][1][0] | {"choices": {"text": ["sand", "sea"], "label": ["A", None]}, "answerKey": ""}],
+        r"column 'choices\.label', element 1: it is empty or missing",
+    ),
+    "a label at two options": (
+        "arc-challenge",
+        [FILES["arc-challenge"][1][0] | {"choices": {"text": ["sand", "sea"], "label": ["B", "B"]}}],
+        "it does not say which option is right",
+    ),
+    "a test that is missing": (
+        "mbpp",
+        [MBPP | {"test_list": ["assert add(1, 2) == 3", None]}],
+        "'test_list', element 1: it is empty or missing",
+    ),
+    "a setup that is no text": ("mbpp", [MBPP | {"test_setup_code": ["import math"]}], "column 'test_setup_code': text or a number"),
+    "more options than letters": ("mmlu", [FILES["mmlu"][1][0] | {"choices": [str(i) for i in range(27)]}], "27 options, .* end at Z"),
+    "a right option that is there twice": (
+        "mmlu",
+        [FILES["mmlu"][1][0] | {"choices": ["1", "2 a", "2  a", "4"]}],
+        "row 0: the right option's text",
+    ),
+    "a right option that is also wrong": (
+        "gpqa-diamond",
+        [GPQA, GPQA | {"Question": "Odd?", "Incorrect Answer 3": "7"}],
+        "row 1: .*1 of 2 rows",
+    ),
     "another language": ("wmt14-de-en", [{"translation": {"fr": "maison", "en": "house"}}], r"no column 'translation.de'; there is"),
 }
 
@@ -286,6 +320,83 @@ def test_an_unfit_row_is_one_error_that_names_it(tmp_path: Path, case: str) -> N
     name, rows, said = UNFIT[case]
     with pytest.raises(ConfigError, match=said):
         opened(tmp_path, name, rows).load(None, 0)
+
+
+@pytest.mark.parametrize("element", [["2"], {"text": "2"}, True], ids=repr)
+@pytest.mark.parametrize(
+    ("name", "column"), [("mmlu", "choices"), ("squad", "text"), ("arc-challenge", "text"), ("mbpp", "test_list"), ("mbpp", "test_imports")]
+)
+def test_an_element_of_a_list_is_as_strictly_text_as_a_column_is(tmp_path: Path, name: str, column: str, element: Any) -> None:
+    row = dict(FILES[name][1][0])
+    parent = {"squad": "answers", "arc-challenge": "choices"}.get(name)
+    if column == "test_imports":
+        row = {**row, "test_setup_code": "", "test_imports": ["import math", "import re"]}
+    mixed = [*(row[parent][column] if parent else row[column])[:-1], element]
+    row |= {parent: row[parent] | {column: mixed}} if parent else {column: mixed}
+    with pytest.raises(ConfigError, match=rf"row 0: column '.*{column}', element {len(mixed) - 1}: text or a number is wanted, found "):
+        opened(tmp_path, name, [row], file="test.jsonl").load(None, 0)
+
+
+def test_nan_in_a_list_is_missing_and_no_text(tmp_path: Path) -> None:
+    row = SQUAD[1] | {"answers": {"text": ["Ems", float("nan")]}}
+    with pytest.raises(ConfigError, match="element 1: it is empty or missing"):
+        opened(tmp_path, "squad", [row], file="test.jsonl").load(None, 0)
+
+
+def test_imports_of_mbpp_stand_before_every_test_and_missing_ones_are_none(tmp_path: Path) -> None:
+    for more, setup in (({"test_imports": ["import math", "import re"]}, "import math\nimport re"), ({"test_imports": None}, ""), ({}, "")):
+        (problem,) = opened(tmp_path, "mbpp", [MBPP | {"test_setup_code": None} | more]).load(None, 0)
+        assert json.loads(problem.metadata)["tests"] == [f"{setup}\n{test}" for test in MBPP["test_list"]]
+
+
+@pytest.mark.parametrize("answer", ["²", "ß", "ﬆ", "!", "AB", "10", "9" * 5000], ids=lambda a: a[:3])
+def test_an_answer_that_is_no_letter_or_number_of_an_option_is_one_error(tmp_path: Path, answer: str) -> None:
+    with pytest.raises(ConfigError, match=r"row 0: (column 'answer': an option's number, from 0, or its letter|.*no such option)"):
+        opened(tmp_path, "mmlu", [FILES["mmlu"][1][0] | {"answer": answer}], file="test.jsonl").load(None, 0)
+
+
+def test_wrong_options_may_be_alike_and_right_ones_differ_by_a_capital(tmp_path: Path) -> None:
+    rows = [{"question": "Two?", "choices": ["1", "1", "2", "1"], "answer": 2}, {"question": "Gene?", "choices": ["Bb", "bb"], "answer": 1}]
+    assert {p.answer for p in opened(tmp_path, "mmlu", rows).load(None, 0)} == {"B", "C"}
+
+
+def test_a_few_ambiguous_rows_of_a_large_file_are_read_and_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """MMLU as published has 4 among 14,042."""
+    rows = [{"question": f"{i}?", "choices": ["x", "y", "z", "x" if i == 7 else "v"], "answer": 0} for i in range(100)]
+    assert len(opened(tmp_path, "mmlu", rows).load(None, 0)) == 100
+    assert "row 7: the right option's text stands at another letter too (in 1 of 100 rows)" in caplog.text
+    with pytest.raises(ConfigError, match="in 1 of 99 rows"):
+        opened(tmp_path, "mmlu", rows[:99]).load(None, 0)
+
+
+BOM = "\ufeff"
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "changes"),
+    [
+        ("x.csv", "q,2\nr,3\n", {"columns": ("question", "answer")}),
+        ("x.csv", "question,answer\nq,2\nr,3\n", {}),
+        ("x.tsv", "q\t2\nr\t3\n", {"columns": ("question", "answer")}),
+        ("x.jsonl", '{"question": "q", "answer": "2"}\n{"question": "r", "answer": "3"}\n', {}),
+        ("x.json", '[{"question": "q", "answer": "2"}, {"question": "r", "answer": "3"}]', {}),
+        ("x.txt", "q\nr\n", {"answer_file": "y.txt"}),
+    ],
+    ids=["csv", "csv with headers", "tsv", "jsonl", "json", "aligned"],
+)
+def test_a_byte_order_mark_is_no_part_of_the_first_row(tmp_path: Path, file: str, content: str, changes: dict[str, Any]) -> None:
+    benchmark = opened(tmp_path, "gsm8k", [ROW] * 2, file=file, answer_after=None, **changes)
+    for mark in ("", BOM):
+        (tmp_path / file).write_text(mark + content, encoding="utf-8")
+        (tmp_path / "y.txt").write_text(f"{mark}2\n3\n", encoding="utf-8")
+        assert [(p.question, p.answer) for p in benchmark.load(None, 0)] == [("q", "2"), ("r", "3")]
+
+
+@pytest.mark.parametrize("level", ["nan", "inf", "-Infinity", float("inf")])
+def test_a_difficulty_that_is_not_finite_is_refused(tmp_path: Path, level: object) -> None:
+    row = FILES["math-500"][1][0] | {"level": level}
+    with pytest.raises(ConfigError, match=r"row 0: column 'level': a number is wanted for the difficulty, found '(nan|-?[Ii]nf)"):
+        opened(tmp_path, "math-500", [row]).load(None, 0)
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@ import os
 import subprocess
 import sys
 import time
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -334,3 +335,16 @@ def test_an_unknown_experiment_is_an_error_that_names_the_nearest(experiment, sa
     with pytest.raises(ConfigError) as error:
         open_study(experiment, Path(tmp_path))
     assert said in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("difficulty", "problems", "said"),
+    [(2, 12, ""), (99, 12, "found 99.0; .* have 1.0, 2.0, 3.0, 4.0"), (4, 3, "found 4.0; .* have 1.0, 2.0, 3.0")],
+)
+def test_a_claim_on_a_difficulty_that_no_problem_has_is_an_error_before_anything_is_started(tmp_path, difficulty, problems, said):
+    sides = {"better": {"model": MODEL, "thinking_budget": 16}, "worse": {"model": MODEL, "thinking_budget": 0}}
+    claim = {"name": "c", "benchmark": "mapping", "difficulty": difficulty, **sides}
+    opened = study(tmp_path, claims=[claim], benchmarks={"mapping": {"problems": problems}})
+    for begin in (lambda: opened.check(fetch=False), lambda: evaluate.check_input(opened)):
+        with pytest.raises(ConfigError, match=rf"fake: claims\.c\.difficulty: {said}\. Take one of these") if said else nullcontext():
+            begin()

@@ -7,7 +7,6 @@ import pandas as pd
 import pytest
 
 from fakes import CLOSE, END, OPEN, WAIT, Toy, generator, model, reopen, rows, run_fake, run_toy, study
-from thinkscale.compare import ClaimError
 from thinkscale.compliance import compliance, compliance_table
 from thinkscale.config import ConfigError, Thinking
 from thinkscale.endpoint import Choice
@@ -410,17 +409,18 @@ def test_levels_that_the_chat_template_does_not_heed_are_refused_before_anything
     assert not opened.store.parts("samples")
 
 
-@pytest.mark.parametrize("route", ["effort=high", None])
-def test_a_claim_says_which_level_it_means(tmp_path, route):
+def test_a_claim_says_which_level_it_means(tmp_path):
     side = {"model": "fake-100k", "thinking_budget": 16}
-    claim = {"name": "more is more", "benchmark": "mapping", "better": side | {"route": route}, "worse": side | {"route": "effort=low"}}
     levels = {"low": {"reasoning_effort": "low"}, "high": {"reasoning_effort": "high"}}
-    opened = study(tmp_path, thinking={"route": "effort", "levels": levels}, thinking_budgets=[16], greedy=True, claims=[claim])
+
+    def with_claim(route):
+        claim = {"name": "more is more", "benchmark": "mapping", "better": side | {"route": route}, "worse": side | {"route": "effort=low"}}
+        return study(tmp_path, thinking={"route": "effort", "levels": levels}, thinking_budgets=[16], greedy=True, claims=[claim])
+
+    with pytest.raises(ConfigError, match=r"fits 2 cells .*effort=high.*Say `route`"):
+        with_claim(None)
+    opened = with_claim("effort=high")
     run_fake(opened)
-    if route is None:
-        with pytest.raises(ClaimError, match=r"fits 2 cells: .*effort=high.*Say `prompt` or `route`"):
-            analyze(opened)
-        return
     (row,) = analyze(opened).claims.to_dict("records")
     assert row["better"] == "fake-100k budget=16 pass@1 effort=high" and row["num_problems"] == 12
 

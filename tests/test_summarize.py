@@ -132,6 +132,13 @@ def test_every_difficulty_is_a_slice_and_the_slices_add_up() -> None:
     assert one["all"].to_numpy() == pytest.approx(((one["difficulty=2"] + one["difficulty=4"]) / 2).to_numpy())
 
 
+@pytest.mark.parametrize(("level", "name"), [(1.0000001, "1.0000001"), (1.5, "1.5"), (1234567.0, "1234567")])
+def test_difficulties_that_differ_a_little_are_slices_of_other_names(level: float, name: str) -> None:
+    graded = made.graded(WORLD)
+    table = summary_of(graded.assign(difficulty=graded["difficulty"].where(graded["difficulty"] == 2, level).where(lambda d: d != 2, 1)))
+    assert sorted(table["slice"].unique()) == sorted(["all", "difficulty=1", f"difficulty={name}"])
+
+
 def test_one_difficulty_is_no_slice() -> None:
     assert summary_of(golden())["slice"].unique().tolist() == ["all"]
 

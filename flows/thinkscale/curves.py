@@ -13,7 +13,7 @@ import pandas as pd
 
 from thinkscale import cost
 from thinkscale.inference import Floats, Pools, Resampling
-from thinkscale.measure import Cell, Point, guessing, measure, shared, slices
+from thinkscale.measure import Cell, Point, guessed, measure, shared, slices
 from thinkscale.mirage import Granular
 from thinkscale.sources import Chance
 from thinkscale.tidy import refuse
@@ -153,7 +153,7 @@ def _curve(
     facts = {
         **dict(zip(named, key, strict=True)),
         "skill": places["skill"].iloc[0],
-        "chance": float(guessing(chance, problems["difficulty"]).mean()),
+        "chance": guessed(chance, problems["difficulty"]),
     }
     facts["model"] = places["model"].iloc[-1] if axis == "training" else facts["model"]
     held = {"model": facts["model"], "budget": facts["thinking_budget"]}

@@ -7,6 +7,7 @@ must not vanish from a denominator. What it does not do: fetch files (see `probl
 
 import csv
 import json
+import logging
 import math
 from collections.abc import Callable
 from decimal import Decimal
@@ -16,6 +17,16 @@ from typing import Any, NamedTuple
 from thinkscale.config import digest
 from thinkscale.programs import checks
 from thinkscale.sources import ConfigError, HubBenchmark, Layout
+
+log = logging.getLogger(__name__)
+
+TEXT = "utf-8-sig"
+"""UTF-8; the mark that some programs write before it is no part of the first question."""
+LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+"""What options are asked as."""
+MOST_DOUBLE = 0.01
+"""Share of rows whose right option may stand at another letter too: MMLU has 4 of 14,042 (hendrycks/test, issue 29), and nobody can mend
+what is published. More is a file that was made wrong."""
 
 Row = dict[str, Any]
 ROW = "row of the file"
@@ -65,7 +76,26 @@ def read_items(path: Path, hub: HubBenchmark, answers: Path | None = None) -> li
             raise ConfigError(f"{path.name}, row {index}: id '{item.id}' stands in row {ids[item.id]} too. Ids must differ: mend the file.")
         ids[item.id] = index
         found.append(item._replace(metadata={**(item.metadata or {}), "row": index}))
+    _check_golds_differ(path, found)
     return found
+
+
+def _check_golds_differ(path: Path, items: list[Item]) -> None:
+    """Raise ConfigError where the right option's text stands at another letter too: who names that letter is as right, and graded wrong.
+
+    Capitals count (genes: Bb, bb), runs of spaces do not.
+    """
+    double = []
+    for index, item in enumerate(items):
+        options = [" ".join(option.split()) for option in item.choices]
+        if options and options.count(options[LETTERS.index(item.answer)]) > 1:
+            double.append(index)
+    if not double:
+        return
+    what = f"{path.name}, row {double[0]}: the right option's text stands at another letter too (in {len(double):,} of {len(items):,} rows)"
+    if len(double) > MOST_DOUBLE * len(items):
+        raise ConfigError(f"{what}. Who names that letter is graded wrong: mend or remove the row.")
+    log.warning("%s; only the letter that the file says is graded as right", what)
 
 
 def _after(item: Item, mark: str) -> Item:
@@ -88,16 +118,16 @@ def _rows(path: Path, hub: HubBenchmark, answers: Path | None) -> list[Row]:
 
             rows: list[Row] = pq.read_table(path).to_pylist()
         elif path.suffix in (".csv", ".tsv"):
-            with path.open(newline="", encoding="utf-8") as f:
+            with path.open(newline="", encoding=TEXT) as f:
                 if path.suffix == ".csv":
                     table = csv.DictReader(f, list(hub.columns) or None)
                 else:  # a TSV of the field has no quoting: a quotation mark in it is a quotation mark
                     table = csv.DictReader(f, list(hub.columns) or None, delimiter="\t", quoting=csv.QUOTE_NONE)
                 rows = [dict(row) for row in table]
         elif path.suffix == ".json":
-            rows = _flat(json.loads(path.read_text(encoding="utf-8")))
+            rows = _flat(json.loads(path.read_text(encoding=TEXT)))
         else:
-            rows = [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line.strip()]
+            rows = [json.loads(line) for line in path.read_text(encoding=TEXT).split("\n") if line.strip()]
     except (ValueError, KeyError, TypeError, OSError, csv.Error) as e:  # pyarrow's errors are ValueErrors and OSErrors
         raise ConfigError(f"{path.name}: cannot be read as a {path.suffix or 'JSON-lines'} file: {e!r}.") from e
     if not rows or not all(isinstance(row, dict) for row in rows):
@@ -107,7 +137,7 @@ def _rows(path: Path, hub: HubBenchmark, answers: Path | None) -> list[Row]:
 
 def _aligned(path: Path, answers: Path, hub: HubBenchmark) -> list[Row]:
     """Two text files, line by line (FLORES, WMT)."""
-    questions, golds = (p.read_text(encoding="utf-8").rstrip("\n").split("\n") for p in (path, answers))
+    questions, golds = (p.read_text(encoding=TEXT).rstrip("\n").split("\n") for p in (path, answers))
     if len(questions) != len(golds):
         raise ValueError(f"it has {len(questions)} lines and {answers.name} {len(golds)}: they are not the same sentences")
     return [{hub.question: q, hub.answer: a} for q, a in zip(questions, golds, strict=True)]
@@ -141,28 +171,45 @@ def _text(row: Row, column: str) -> str:
 
 
 def _whole(row: Row, column: str) -> str:
-    """What stands in a column, with its spaces; nothing where it is missing: it must not become the text "nan"."""
-    value = _value(row, column)
+    """What stands in a column, with its spaces; nothing where it is missing."""
+    return _written(_value(row, column), f"column '{column}'")
+
+
+def _written(value: Any, where: str) -> str:
+    """Text or a number as text; nothing where it is missing: it must not become the text "nan" or "None"."""
     if value is None or value != value:
         return ""
     if isinstance(value, bool) or not isinstance(value, str | int | float | Decimal):
-        raise RowError(f"column '{column}': text or a number is wanted, found {str(value)[:60]} ({type(value).__name__})")
+        raise RowError(f"{where}: text or a number is wanted, found {str(value)[:60]} ({type(value).__name__})")
     return str(value)
 
 
 def _number(row: Row, column: str) -> float:
     text = _text(row, column)
     try:
-        return float(text)
-    except ValueError as e:
-        raise RowError(f"column '{column}': a number is wanted for the difficulty, found '{text}'") from e
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not math.isfinite(number):
+        raise RowError(f"column '{column}': a number is wanted for the difficulty, found '{text}'")
+    return number
 
 
-def _list(row: Row, column: str) -> list[Any]:
+def _texts(row: Row, column: str) -> list[str]:
+    """The elements of a list, each with its spaces; "" for a missing one."""
     value = _value(row, column)
     if not isinstance(value, (list, tuple)) or not value:
         raise RowError(f"column '{column}': a list with something in it is wanted, found {value!r}")
-    return list(value)
+    return [_written(element, f"column '{column}', element {i}") for i, element in enumerate(value)]
+
+
+def _full(row: Row, column: str) -> list[str]:
+    """Likewise, where no element may be missing or empty."""
+    texts = _texts(row, column)
+    for i, text in enumerate(texts):
+        if not text.strip():
+            raise RowError(f"column '{column}', element {i}: it is empty or missing")
+    return texts
 
 
 def _size(text: str) -> float:
@@ -186,36 +233,44 @@ def _parallel(row: Row, hub: HubBenchmark) -> Item:
 def _squad(row: Row, hub: HubBenchmark) -> Item:
     """A passage and a question; any of several answers is right; difficulty = words of the passage."""
     passage, question = _text(row, "context"), _text(row, "question")
-    answers = list(dict.fromkeys(str(a).strip() for a in _list(row, "answers.text")))
+    answers = list(dict.fromkeys(a.strip() for a in _full(row, "answers.text")))
     asked = f"{passage}\n\nQuestion: {question}" if passage and question else ""
     return Item(asked, answers[0], _size(passage), (), {"answers": answers}, _text(row, "id"), passage)
 
 
 def lettered(question: str, options: list[str]) -> str:
     """A multiple-choice problem as it is asked."""
-    return "\n".join([question, *(f"{chr(ord('A') + i)}) {option}" for i, option in enumerate(options))])
+    return "\n".join([question, *(f"{LETTERS[i]}) {option}" for i, option in enumerate(options))])
 
 
 def _choice(question: str, options: list[str], gold: int, **more: Any) -> Item:
+    if len(options) > len(LETTERS):
+        raise RowError(f"{len(options)} options, and letters to ask them by end at {LETTERS[-1]}")
     if not 0 <= gold < len(options) or not all(options):
         raise RowError(f"answer {gold} of the {len(options)} options {options}: no such option, or an empty one")
     asked = lettered(question, options) if question else ""
-    return Item(asked, chr(ord("A") + gold), choices=tuple(options), **more)
+    return Item(asked, LETTERS[gold], choices=tuple(options), **more)
 
 
 def _mmlu(row: Row, hub: HubBenchmark) -> Item:
     """It has no ids, and some questions in several subjects: a row is its id, and equal questions are one cluster."""
     answer = _text(row, "answer")
-    gold = int(answer) if answer.isdigit() else ord(answer.upper()) - ord("A") if len(answer) == 1 else -1
-    return _choice(
-        _text(row, "question"), [str(c).strip() for c in _list(row, "choices")], gold, id=_text(row, ROW), cluster=_text(row, "question")
-    )
+    if len(answer) <= 2 and answer.isdecimal():
+        gold = int(answer)
+    elif len(answer) == 1 and answer.isascii() and answer.isalpha():
+        gold = LETTERS.index(answer.upper())
+    else:
+        raise RowError(f"column 'answer': an option's number, from 0, or its letter is wanted, found '{answer[:60]}'")
+    question, options = _text(row, "question"), [option.strip() for option in _texts(row, "choices")]
+    return _choice(question, options, gold, id=_text(row, ROW), cluster=question)
 
 
 def _arc(row: Row, hub: HubBenchmark) -> Item:
     """Labels are letters or, in some rows, digits; they are asked as letters."""
-    labels, key = [str(label) for label in _list(row, "choices.label")], _text(row, "answerKey")
-    options = [str(c).strip() for c in _list(row, "choices.text")]
+    labels, key = _full(row, "choices.label"), _text(row, "answerKey")
+    options = [option.strip() for option in _texts(row, "choices.text")]
+    if len(labels) != len(options) or labels.count(key) > 1:
+        raise RowError(f"labels {labels} of {len(options)} options, answerKey '{key}': it does not say which option is right")
     return _choice(_text(row, "question"), options, labels.index(key) if key in labels else -1, id=_text(row, "id"))
 
 
@@ -240,8 +295,9 @@ def _humaneval(row: Row, hub: HubBenchmark) -> Item:
 
 def _mbpp(row: Row, hub: HubBenchmark) -> Item:
     """A sentence with the tests shown, as published; difficulty = words of the solution."""
-    tests = [str(t) for t in _list(row, "test_list")]
-    setup = str(row.get("test_setup_code") or "\n".join(row.get("test_imports") or []))
+    tests, setup = _full(row, "test_list"), _whole(row, "test_setup_code") if "test_setup_code" in row else ""
+    if not setup and row.get("test_imports"):
+        setup = "\n".join(_full(row, "test_imports"))
     said = _text(row, "text" if "text" in row else "prompt")
     asked = f"{said}\nThe program should pass these tests:\n" + "\n".join(tests) if said else ""
     solution = _text(row, "code")

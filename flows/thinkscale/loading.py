@@ -14,9 +14,9 @@ from urllib.parse import urlsplit
 import jinja2
 from jinja2 import meta
 
-from thinkscale.config import CATALOGUE, FLOWS, PROMPTS, Catalogue, ConfigError, Experiment
+from thinkscale.config import CATALOGUE, FLOWS, PROMPTS, Catalogue, ConfigError, Experiment, PointRef
 from thinkscale.reading import nearest, read_yaml, validate
-from thinkscale.routes import check_routes
+from thinkscale.routes import check_routes, is_greedy, prompt_name, variants
 
 PROMPT_NAMES = ("question", "choices", "examples")
 """What a prompt's template may use; each of the examples has question, choices, answer, worked."""
@@ -72,6 +72,7 @@ def load_experiment(experiment: str | Mapping[str, Any], catalogue: Catalogue, b
     _check_secrets(config, path)
     _check_names(config, catalogue, benchmarks, path)
     check_routes(config, catalogue, path)
+    _check_claims(config, catalogue, path)
     _check_sizes(config, catalogue, benchmarks, path)
     return config
 
@@ -153,11 +154,14 @@ def _names_in(template: str) -> frozenset[str]:
     return frozenset(meta.find_undeclared_variables(environment.parse(template)) - environment.globals.keys())
 
 
-def _check_names(config: Experiment, catalogue: Catalogue, benchmarks: Mapping[str, Extent], path: Path) -> None:
-    def known(key: str, found: str, valid: Any, what: str) -> None:
-        if found not in valid:
-            raise ConfigError(f"{path.name}: {key}: unknown {what} '{found}'.{nearest(found, valid)}")
+def _known(path: Path, key: str, found: str, valid: Any, what: str) -> None:
+    """Raise ConfigError, with the nearest valid name, where what was found is none."""
+    if found not in valid:
+        raise ConfigError(f"{path.name}: {key}: unknown {what} '{found}'.{nearest(found, valid)}")
 
+
+def _check_names(config: Experiment, catalogue: Catalogue, benchmarks: Mapping[str, Extent], path: Path) -> None:
+    known = functools.partial(_known, path)
     prompts = [p.stem for p in PROMPTS.glob("*.jinja")]
     for model in config.models:
         known("models", model, [m.name for m in catalogue.models.values() if m.runner == "generate"], "model")
@@ -175,24 +179,64 @@ def _check_names(config: Experiment, catalogue: Catalogue, benchmarks: Mapping[s
         known("scorer", config.scorer, [m.name for m in catalogue.models.values() if m.runner == "pooling"], "model with runner 'pooling'")
     if config.gpu is not None:
         known("gpu", config.gpu, catalogue.gpus, "GPU")
+
+
+class _Cell(NamedTuple):
+    """Of one model, benchmark and budget: what else tells a cell from others, as in the columns."""
+
+    route: str
+    prompt: str
+    sampling: str
+
+
+def _check_claims(config: Experiment, catalogue: Catalogue, path: Path) -> None:
+    """Raise ConfigError where a claim names what will not be there, or more than one cell: all data would be drawn before that is found."""
     for claim in config.claims:
-        known(f"claims.{claim.name}.benchmark", claim.benchmark, config.benchmarks, "benchmark of this experiment")
+        key = f"claims.{claim.name}"
+        _known(path, f"{key}.benchmark", claim.benchmark, config.benchmarks, "benchmark of this experiment")
+        points = []
         for side, ref in (("better", claim.better), ("worse", claim.worse)):
-            key = f"claims.{claim.name}.{side}"
-            known(f"{key}.model", ref.model, config.models, "model of this experiment")
-            known(
-                f"{key}.thinking_budget", str(ref.thinking_budget), [str(b) for b in config.thinking_budgets], "budget of this experiment"
-            )
-            if ref.metric.endswith("verifier_score") and config.scorer is None:
-                raise ConfigError(
-                    f"{path.name}: {key}.metric: '{ref.metric}' needs a scorer. Name one as `scorer`, or take another metric."
-                )
-            if ref.k > config.num_samples:
-                raise ConfigError(f"{path.name}: {key}.k: {ref.k} is more than num_samples = {config.num_samples}.")
-            if ref.k & (ref.k - 1) and ref.k != config.num_samples:
-                raise ConfigError(
-                    f"{path.name}: {key}.k: found {ref.k}; k is computed for powers of two and num_samples = {config.num_samples}."
-                )
+            _check_point(config, ref, f"{key}.{side}", path)
+            cell = _claimed(config, catalogue, claim.benchmark, ref, f"{key}.{side}", path)
+            # one sample has nothing to vote with or to be chosen from: it is right or wrong
+            metric = "pass@k" if ref.k == 1 and ref.metric != "unforced pass@k" else ref.metric
+            points.append((ref.model, ref.thinking_budget, cell, metric, ref.k))
+        if points[0] == points[1]:
+            raise ConfigError(f"{path.name}: {key}.worse: found the same point as `better`, so they cannot differ. Name another one.")
+
+
+def _check_point(config: Experiment, ref: PointRef, key: str, path: Path) -> None:
+    """Raise ConfigError where model, budget, metric or k of a claim's side are not of the experiment."""
+    _known(path, f"{key}.model", ref.model, config.models, "model of this experiment")
+    _known(path, f"{key}.thinking_budget", str(ref.thinking_budget), [str(b) for b in config.thinking_budgets], "budget of this experiment")
+    if ref.metric.endswith("verifier_score") and config.scorer is None:
+        raise ConfigError(f"{path.name}: {key}.metric: '{ref.metric}' needs a scorer. Name one as `scorer`, or take another metric.")
+    if ref.k > config.num_samples:
+        raise ConfigError(f"{path.name}: {key}.k: {ref.k} is more than num_samples = {config.num_samples}.")
+    if ref.k & (ref.k - 1) and ref.k != config.num_samples:
+        raise ConfigError(f"{path.name}: {key}.k: found {ref.k}; k is computed for powers of two and num_samples = {config.num_samples}.")
+
+
+def _claimed(config: Experiment, catalogue: Catalogue, benchmark: str, ref: PointRef, key: str, path: Path) -> _Cell:
+    """The cell that a claim's side names. Raises ConfigError where it is none or one of several."""
+    use = config.benchmarks[benchmark]
+    cells = [
+        _Cell(str(route), prompt_name(use.prompt or config.prompt, examples), str(sampling))
+        for route, examples, sampling, _ in variants(config, use, catalogue.models[ref.model].sampling)
+        if ref.thinking_budget in route.budgets
+    ]
+    for word, found, valid in (("route", ref.route, {c.route for c in cells}), ("prompt", ref.prompt, {c.prompt for c in cells})):
+        if found is not None:
+            _known(path, f"{key}.{word}", found, valid, f"{word} of {benchmark} in this experiment")
+    fit = {c for c in cells if ref.route in (None, c.route) and ref.prompt in (None, c.prompt)}
+    fit = {c for c in fit if not is_greedy(c.sampling)} or fit  # a greedy reference beside what is sampled is not meant
+    if len(fit) > 1:
+        words = [word for word, values in zip(_Cell._fields, zip(*sorted(fit), strict=True), strict=True) if len(set(values)) > 1]
+        names = "; ".join(", ".join(f"{word}: {getattr(cell, word)}" for word in words) for cell in sorted(fit))
+        say = " and ".join(f"`{word}`" for word in words if word in PointRef.model_fields)  # no sampling: that is the model's
+        what_to_do = f"Say {say}" if say else "Leave out `greedy`: what is sampled is greedy already"
+        raise ConfigError(f"{path.name}: {key}: fits {len(fit)} cells ({names}). {what_to_do}.")
+    return fit.pop()
 
 
 def _check_sizes(config: Experiment, catalogue: Catalogue, benchmarks: Mapping[str, Extent], path: Path) -> None:

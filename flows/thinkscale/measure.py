@@ -230,7 +230,8 @@ def shared(parts: Sequence[_HasProblems]) -> Shared:
 
 def slice_name(difficulty: float | None) -> str:
     """`all`, or `difficulty=3`."""
-    return "all" if difficulty is None else f"difficulty={difficulty:g}"
+    # all digits that tell two levels apart, which rounding would give one name and one key
+    return "all" if difficulty is None else f"difficulty={float(difficulty)!r}".removesuffix(".0")
 
 
 def guessing(chance: Chance, difficulty: pd.Series) -> Floats:
@@ -241,6 +242,11 @@ def guessing(chance: Chance, difficulty: pd.Series) -> Floats:
     if unknown:
         raise TableError(f"chance: not given for difficulty {unknown[0]:g}, only for {', '.join(f'{at:g}' for at in sorted(chance))}.")
     return np.array([chance[at] for at in difficulty], np.float64)
+
+
+def guessed(chance: Chance, difficulty: pd.Series) -> float:
+    """Accuracy of guessing over these problems; as it was declared, to the last digit, where it is one for all."""
+    return float(guessing(chance, difficulty).mean()) if isinstance(chance, Mapping) else float(chance)
 
 
 SETTING = ("model", "route", "thinking_budget", "metric", "k")

@@ -29,6 +29,8 @@ from thinkscale.weights import model_revision
 RESULTS = Path(__file__).resolve().parents[2] / "results"
 FIRST = 100
 """Problems of each benchmark whose prompts are filled in before an engine starts."""
+MOST_LEVELS = 20
+"""Difficulties that an error lists."""
 
 
 @dataclass(frozen=True)
@@ -68,6 +70,7 @@ class Study:
         for name, use in self.config.benchmarks.items():
             if not (fetch or self.known[name].at_hand):
                 continue
+            self._check_claims(name)
             prompt, first = use.prompt or self.config.prompt, self.problems(name)[:FIRST]
             for number in {examples for _, examples, _, _ in variants(self.config, use, Sampling())}:
                 pool = self.pool(name, number)
@@ -76,6 +79,17 @@ class Study:
                         render(prompt_text(prompt), problem, chosen(pool, problem, number))
                     except ValueError as e:
                         raise ConfigError(f"prompts/{prompt}, benchmark {name}: {e}") from e
+
+    def _check_claims(self, benchmark: str) -> None:
+        """Raise ConfigError for a claim on a difficulty that no problem has: it would be found not shown, of no problems."""
+        levels = {p.difficulty for p in self.problems(benchmark)}
+        for claim in self.config.claims:
+            if claim.benchmark == benchmark and claim.difficulty is not None and claim.difficulty not in levels:
+                there = ", ".join(repr(level) for level in sorted(levels)[:MOST_LEVELS]) + (", ..." if len(levels) > MOST_LEVELS else "")
+                raise ConfigError(
+                    f"{self.config.name}: claims.{claim.name}.difficulty: found {claim.difficulty}; the problems of {benchmark} that are "
+                    f"asked have {there}. Take one of these, or leave it out for all problems."
+                )
 
     def pool(self, benchmark: str, examples: int) -> tuple[Problem, ...]:
         """What worked examples are taken from. Raises ConfigError where there are too few."""

@@ -66,6 +66,14 @@ class _UniqueKeys(yaml.SafeLoader):
                 raise yaml.constructor.ConstructorError(None, None, problem, node.start_mark)
         return known[id(node)]
 
+    def construct_scalar(self, node: yaml.ScalarNode | yaml.MappingNode) -> Any:
+        """Numbers of YAML 1.1 that everybody reads otherwise are errors: 010 is 8 there, and 1:30 is 90."""
+        base = _base(str(node.value)) if node.tag in _NUMBERS else ""
+        if base:
+            problem = f"{node.value} would be read in base {base}: write a decimal number, or '{node.value}' in quotes where it is text"
+            raise yaml.constructor.ConstructorError(None, None, problem, node.start_mark)
+        return super().construct_scalar(node)
+
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen = set()
         for key_node, _ in node.value:
@@ -74,6 +82,15 @@ class _UniqueKeys(yaml.SafeLoader):
                 raise yaml.constructor.ConstructorError(None, None, f"key '{key}' is given twice", key_node.start_mark)
             seen.add(key)
         return super().construct_mapping(node, deep)
+
+
+_NUMBERS = ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float")
+
+
+def _base(number: str) -> str:
+    """Base in which YAML 1.1 reads a number that has no mark of its base (0x, 0b); "" for decimal ones."""
+    digits = number.lstrip("+-")
+    return "60" if ":" in digits else "8" if re.fullmatch(r"0[0-7_]+", digits) else ""
 
 
 # YAML 1.1 reads the words on, off, yes and no as truth values, also as keys (`off:` of Thinking): as in YAML 1.2, only true and false are

@@ -106,12 +106,17 @@ class TraceSet:
 
     @property
     def prompt_name(self) -> str:
-        """As in the column `prompt`: with the number of examples where there are any."""
-        return f"{self.prompt}={self.examples}" if self.examples else self.prompt
+        """With the number of examples where there are any."""
+        return prompt_name(self.prompt, self.examples)
 
     def cell_id(self, thinking_budget: int) -> str:
         """16 hex digits: trace set + budget."""
         return _cell_id(self.trace_set_id, thinking_budget)
+
+
+def prompt_name(prompt: str, examples: int) -> str:
+    """As in the column `prompt`."""
+    return f"{prompt}={examples}" if examples else prompt
 
 
 @cache

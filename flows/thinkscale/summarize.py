@@ -17,7 +17,7 @@ from thinkscale import inference, power, schema
 from thinkscale.config import Shape
 from thinkscale.inference import Floats, Pools, Resampling
 from thinkscale.likeness import MOST_DIGITS
-from thinkscale.measure import Cell, Point, Slice, guessing, measure, row_flops, slices
+from thinkscale.measure import Cell, Point, Slice, guessed, measure, row_flops, slices
 from thinkscale.reading import nearest
 from thinkscale.routes import is_effort
 from thinkscale.sources import Chance
@@ -134,7 +134,7 @@ def _rows(
 def _cell_rows(cell: Cell, slice_: Slice, chance: Mapping[str, Chance]) -> Iterator[dict[str, Any]]:
     problems = cell.problems[slice_.rows]
     mean = problems.mean(numeric_only=True, skipna=False).to_dict()  # a problem of unknown cost makes the cost unknown
-    floor = guessing(chance[cell.facts["benchmark"]], problems["difficulty"]).mean()
+    floor = guessed(chance[cell.facts["benchmark"]], problems["difficulty"])
     for point in cell.points:
         scoring = point.k * float(problems["scorer_flops"].to_numpy().mean()) if point.metric.endswith(VERIFIED) else 0.0
         yield {
