@@ -38,6 +38,11 @@ NUMBERS = [  # answer text, what is read from it (None: nothing)
     ("**Final Answer:** 42", "42"),
     ("**Answer**: \\( 42 \\)", "42"),
     ("Answer:\n\n42", "42"),
+    ("The answer is: 42. I slept 8 hours.", "42"),
+    ("The answer is:\n42\nI slept 8 hours.", "42"),
+    ("The answer **is**: - 7", "-7"),
+    ("The answer is: - 7", "-7"),
+    ("The answer is:\n- 7 apples", "7"),
     ("Final answer = 42", "42"),
     ("She has 3 apples.\n#### 42", "42"),
     ("####42", "42"),
@@ -220,6 +225,17 @@ def test_digit_strings_beyond_any_answer_are_too_long_and_cost_nothing() -> None
         "$" * 50_000,
         "\\frac{" * 20_000,
         "#### 1\n" * 20_000,
+        "answer is: " * 20_000,
+        "answer is" + " " * 50_000 + ": 5",
+        "answer is" + "*" * 50_000,
+        "\n" * 50_000 + "B",
+        "\n*" * 50_000,
+        "correct option " * 20_000,
+        "the answer would be\n" * 20_000,
+        "I choose " + "*" * 50_000,
+        "B is the " * 20_000,
+        "So B " * 20_000,
+        "A: " + " " * 50_000 + "B is",
     ],
 )
 def test_no_text_takes_long(text: str) -> None:
@@ -294,6 +310,13 @@ EXACT = [  # answer text, gold, correct
     ('"badce"', "badce", True),
     ("**badce**", "badce", True),
     ("The answer is badce.", "badce", True),
+    ("The answer is: badce", "badce", True),
+    ("The answer is : badce", "badce", True),
+    ("So the answer is:\nbadce\nas asked", "badce", True),
+    ("**The final answer is: badce**", "badce", True),
+    ("The final answer is: **badce**.", "badce", True),
+    ("The answer is = badce", "badce", True),
+    ("The answer **is:** badce", "badce", True),
     ("Answer: badce\nbecause of the swaps", "badce", True),
     ("\\boxed{badce}", "badce", True),
     ("badce\nQuestion: another one", "badce", True),
@@ -362,6 +385,50 @@ CHOICES = [
     ("\\boxed{\\text{B}}", "B"),
     ("#### B", None),  # that marker is for numbers
     ("I choose option D, clearly.", "D"),
+    ("The answer is: B", "B"),
+    ("Therefore, the answer is: **B**", "B"),
+    ("**answer is: B**", "B"),
+    ("The answer is:\nB", "B"),
+    ("The correct answer is:\n\nB) Paris", "B"),
+    ("The answer is: Paris", "B"),
+    ("The answer is $B$.", "B"),
+    ("The answer is \\(B\\).", "B"),
+    ("$(B)$", "B"),
+    ("(b)", "B"),
+    ("The answer is (b).", "B"),
+    ("B - Paris", "B"),
+    ("The correct option is B", "B"),
+    ("The correct choice is **B) Paris**.", "B"),
+    ("The right option here is: (B)", "B"),
+    ("The best choice is Paris.", "B"),
+    ("The answer must be B.", "B"),
+    ("The answer would be B.", "B"),
+    ("B is the correct answer.", "B"),
+    ("**B** is the best choice", "B"),
+    ("We look at each. A is correct because it fits.", "A"),
+    ("Thus, (A) is the right answer.", "A"),
+    ("I would choose B.", "B"),
+    ("I'd go with A, since it fits", "A"),
+    ("Thus, B.", "B"),
+    ("It rains.\nSo B", "B"),
+    ("A fish is the answer", None),
+    ("The correct option is A fish", None),
+    ("I choose A fish.", None),
+    ("So A fish it is", None),
+    ("A or B is the correct answer.", None),
+    ("Either A or B is correct.", None),
+    ("A is correct. B is correct.", None),
+    ("Is B the correct answer?", None),
+    ("I doubt that B is the correct answer.", None),
+    ("If B is correct, it rains.", None),
+    ("B is correct, or C.", None),
+    ("B is not the correct answer.", None),
+    ("I would not choose B.", None),
+    ("I would choose B or C.", None),
+    ("I choose option B or C", None),
+    ("The correct choice is B or C.", None),
+    ("The answer would be B if it rained, otherwise C.", None),
+    ("B - C", None),
     ("Not (A), so (B)", "B"),
     ("Paris", "B"),
     ("paris.", "B"),
@@ -424,12 +491,17 @@ def test_choice_truncated(text: str, status: str) -> None:
     assert graded("choice", text, "B", OPTIONS, truncated=True).status == status
 
 
-@pytest.mark.parametrize("dataset", ["chain_sum", "basic_arithmetic", "family_relationships", "number_sorting", "letter_counting"])
+SAID = ("The answer is {}", "The answer is: {}", "So the answer is:\n{}", "The final answer is: **{}**.")
+
+
+@pytest.mark.parametrize(
+    "dataset", ["chain_sum", "knights_knaves", "basic_arithmetic", "family_relationships", "number_sorting", "letter_counting"]
+)
 def test_reasoning_gym_scores_its_gold_answers_as_correct(dataset: str) -> None:
     for entry in reasoning_gym.create_dataset(dataset, size=5, seed=1):
         metadata = json.dumps({"dataset": dataset, "entry": entry})
         p = problem(entry["answer"], metadata=metadata)
-        for text in (entry["answer"], f" {entry['answer']}\n", f"The answer is {entry['answer']}"):
+        for text in (entry["answer"], f" {entry['answer']}\n", *(f.format(entry["answer"]) for f in SAID)):
             result = grade("reasoning_gym", text, p, False)
             assert (result.correct, result.partial, result.status) == (True, 1.0, "answered"), text
             assert result.answer_class == entry["answer"].strip()
@@ -477,7 +549,7 @@ def test_what_abstains_has_neither_class_nor_credit() -> None:
 
 def test_versions_name_the_grader_and_the_package_whose_scorer_it_is() -> None:
     assert grader_version("number").startswith("number-")
-    assert grader_version("reasoning_gym") == f"reasoning_gym-1+{importlib.metadata.version('reasoning-gym')}"
+    assert grader_version("reasoning_gym") == f"reasoning_gym-2+{importlib.metadata.version('reasoning-gym')}"
 
 
 def cobbe() -> list[dict[str, object]]:

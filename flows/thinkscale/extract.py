@@ -41,25 +41,33 @@ class Clause(NamedTuple):
 
 LOOKALIKES = {c: chr(c - 0xFEE0) for c in range(0xFF01, 0xFF5F)}  # full-width forms; NFKC would also flatten 10² to 102
 LOOKALIKES |= {ord(c): "-" for c in "\u2212\u2010\u2011\u2012\u2013\ufe63"} | {ord(c): " " for c in "\u00a0\u2007\u2009\u202f\u3000"}
-_MARKER = re.compile(
-    r"\\(?:boxed|fbox)\s*(?P<brace>\{)|\#{4}\s*(?=[^\sA-Za-z\#])|\banswer\b[^.\n0-9]{0,60}?(?:\bis\b|\bare\b|[:=])|^[ \t*]*A[ \t]*:",
-    re.IGNORECASE | re.MULTILINE,
-)
+LINK = r"(?:(?:\bis\b|\bare\b)(?:[ \t*_]{0,8}[:=])?|[:=])"  # the answer is X; answer: X; the answer **is**: X
+
+
+def marker(named: str, link: str = LINK) -> re.Pattern[str]:
+    """What a final answer stands after: a box, `####`, "A:", or what it is named by, some words and a link."""
+    return re.compile(
+        rf"\\(?:boxed|fbox)\s*(?P<brace>\{{)|\#{{4}}\s*(?=[^\sA-Za-z\#])|\b{named}\b[^.\n0-9]{{0,60}}?{link}|^[ \t*]*A[ \t]*:",
+        re.IGNORECASE | re.MULTILINE,
+    )
+
+
+_MARKER = marker("answer")
 _DECORATION = re.compile(r"[\s*_`\"'\u201c\u201d]*")
 _BRACE = re.compile(r"[{}]")
 _CLAUSE_END = re.compile(r"\n|[.!?](?=\s)")
 
 
-def clauses(text: str) -> Iterator[Clause]:
+def clauses(text: str, markers: re.Pattern[str] = _MARKER) -> Iterator[Clause]:
     """What stands after markers, the last one first."""
     text = text[-MAX_TEXT:]
-    for marker in list(_MARKER.finditer(text))[: -MAX_MARKERS - 1 : -1]:
-        if marker["brace"]:
-            yield _braced(text, marker.end())
+    for found in list(markers.finditer(text))[: -MAX_MARKERS - 1 : -1]:
+        if found["brace"]:
+            yield _braced(text, found.end())
             continue
-        start = _decoration_end(text, marker.end())
+        start = _decoration_end(text, found.end())
         end = _CLAUSE_END.search(text, start)
-        yield Clause(text[start : end.start() if end else len(text)], end is not None, "\n" in text[marker.end() : start])
+        yield Clause(text[start : end.start() if end else len(text)], end is not None, "\n" in text[found.end() : start])
 
 
 def _braced(text: str, start: int) -> Clause:

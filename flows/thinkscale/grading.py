@@ -32,8 +32,8 @@ from thinkscale.verify import verify
 Status = Literal["answered", "no_answer", "truncated_answer", "too_long"]
 
 VERSION: dict[Grader, str] = {
-    **{g: f"{g}-1" for g in ("exact", "reasoning_gym", "f1", "chrf")},
-    **{g: f"{g}-2" for g in ("number", "choice", "math", "code")},
+    **{g: f"{g}-2" for g in ("exact", "reasoning_gym", "f1", "chrf")},
+    **{g: f"{g}-3" for g in ("number", "choice", "math", "code")},
 }
 PACKAGE: dict[Grader, str] = {"reasoning_gym": "reasoning-gym", "math": "math-verify", "chrf": "sacrebleu"}
 """Whose judgement a grader's is, in part: its version is part of the grader's."""
@@ -216,7 +216,7 @@ def _grade_math(answer_text: str, problem: Problem, truncated: bool) -> Grade:
     marked = [c for c in (*clauses(answer_text), first_line(answer_text)) if (c.closed or not truncated) and c.text.strip(" .$*")]
     if not marked:
         return _ungraded("truncated_answer" if truncated else "no_answer")
-    said = marked[0].text.strip().strip("$*").removesuffix(".").strip()
+    said = marked[0].text.strip().strip("$*").removesuffix(".").strip(" $*")
     if len(said) > MAX_ANSWER:
         return _ungraded("too_long")
     verdict = verify(_written(problem.answer), _written(said)) if said != problem.answer else None
@@ -255,7 +255,8 @@ def _grade_reasoning_gym(answer_text: str, problem: Problem, truncated: bool) ->
     metadata = _metadata(problem.metadata)
     dataset, entry = str(metadata["dataset"]), dict(metadata["entry"])
     candidates = [] if truncated else [answer_text.strip()]
-    candidates += [c.text.strip(" *`\t") for c in (*clauses(answer_text), first_line(answer_text)) if c.closed or not truncated][:1]
+    marked = [c.text.strip(" *`\t") for c in (*clauses(answer_text), first_line(answer_text)) if c.closed or not truncated][:1]
+    candidates += [*marked, *(c.removesuffix(".").rstrip(" *`\t") for c in marked if c.endswith("."))]  # **yes**.
     candidates = [c for c in candidates if c]
     if not candidates:
         return _ungraded("truncated_answer" if truncated else "no_answer")
