@@ -10,13 +10,16 @@ import time
 from fractions import Fraction
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import reasoning_gym
 
 from thinkscale.extract import number_in
 from thinkscale.grading import Grade, grade, grader_version
 from thinkscale.gym import RUN_CODE
+from thinkscale.measure import measure
 from thinkscale.problems import Grader, Problem
+from thinkscale.tidy import complete
 
 COBBE = Path(__file__).resolve().parents[2] / "shared" / "data" / "gsm8k_model_solutions" / "gsm_example_model_solutions.jsonl"
 
@@ -195,7 +198,7 @@ def test_gold_answers_of_a_number_benchmark_may_be_worked_solutions(gold: str) -
     assert graded("number", gold, gold).correct
 
 
-def test_digit_strings_beyond_any_answer_are_too_long_and_cost_nothing() -> None:
+def test_digit_strings_beyond_any_answer_are_none_and_cost_nothing() -> None:
     start = time.process_time()
     for text in (
         "9" * 100_000,
@@ -209,7 +212,7 @@ def test_digit_strings_beyond_any_answer_are_too_long_and_cost_nothing() -> None
         result = graded("number", text, "9")
         assert not result.correct
         assert result.status == "answered" or result.answer_class is None
-    assert graded("number", "9" * 5000, "9").status == "too_long"
+    assert graded("number", "9" * 5000, "9").status == "no_answer"
     assert graded("number", "1e999999", "9").answer_class == graded("number", "10e999998", "9").answer_class
     assert time.process_time() - start < 2
 
@@ -345,9 +348,40 @@ def test_exact(text: str, gold: str, correct: bool) -> None:
     assert (result.partial == 1.0) == correct
 
 
-@pytest.mark.parametrize(("text", "status"), [("", "no_answer"), ("\n \n", "no_answer"), ("x" * 2000, "too_long")])
+@pytest.mark.parametrize(("text", "status"), [("", "no_answer"), ("\n \n", "no_answer"), ("x" * 2000, "no_answer")])
 def test_exact_without_an_answer_abstains(text: str, status: str) -> None:
     assert graded("exact", text, "badce") == Grade(False, 0.0, status, None, None)  # type: ignore[arg-type]
+
+
+BABBLE = {"number": "9" * 5000, "exact": "x" * 2000, "math": "x" * 2000, "f1": "x" * 2000, "chrf": "x" * 30_000, "code": "x = 1\n" * 9000}
+
+
+@pytest.mark.parametrize("grader", BABBLE)
+def test_what_is_too_long_to_be_an_answer_was_given_and_can_be_chosen(grader: Grader) -> None:
+    """The highest scores are those of three babbling samples: to choose by score is to choose one of them."""
+    asked = problem("7", metadata=json.dumps({"correct_from": 0.9, "tests": ["assert True"]}))
+    babble = grade(grader, BABBLE[grader], asked, False)
+    assert babble == Grade(False, 0.0, "no_answer", None, None)
+    assert grade(grader, f"\n{BABBLE[grader]}", asked, True).status == "truncated_answer"
+    rows = [
+        {
+            "model": "m",
+            "params": 10,
+            "problem_id": f"p{i}",
+            "sample_index": j,
+            "answer_logprob": -5.0 if j == 3 else -0.1,
+            "ended": "closed",
+        }
+        | {"verifier_score": 0.1 if j == 3 else 0.9, "answer_finish": "stop"}
+        | {k: getattr(g, k) for k in ("correct", "status", "extracted_answer", "answer_class")}
+        for i in range(5)
+        for j, g in enumerate([babble] * 3 + [Grade(True, 1.0, "answered", "7", "7")])
+    ]
+    (cell,) = measure(complete(pd.DataFrame(rows)))
+    value = {point: cell.estimates[:, i].mean() for i, point in enumerate(cell.points)}
+    for score in ("answer_logprob", "verifier_score"):
+        assert value[f"best@k by {score}", 4] == 0 and value[f"vote@k by {score}", 4] == 1  # who abstains has no vote
+    assert value["pass@k", 4] == value["maj@k", 4] == 1
 
 
 @pytest.mark.parametrize(
@@ -509,7 +543,7 @@ def test_reasoning_gym_scores_its_gold_answers_as_correct(dataset: str) -> None:
         assert not wrong.correct and wrong.partial < 1
         assert grade("reasoning_gym", "", p, False).status == "no_answer"
         assert grade("reasoning_gym", "", p, True).status == "truncated_answer"
-        assert grade("reasoning_gym", "x" * 3000, p, False).status == "too_long"
+        assert grade("reasoning_gym", "x" * 3000, p, False).status == "no_answer"
 
 
 def test_scorers_that_run_the_answer_as_code_are_refused() -> None:

@@ -41,7 +41,7 @@ def test_the_program_is_found(case: str) -> None:
         ("```python\ndef up(x):", False, "no_answer"),  # a block that is never closed
         ("    return math.ceil(x)", True, "truncated_answer"),
         ("```python\ndef up(x): return math.ceil(x)\n```\nThis fun", True, "answered"),
-        ("x" * 30_000, False, "too_long"),
+        ("x" * 30_000, False, "no_answer"),
     ],
 )
 def test_a_program_counts_only_if_it_is_complete(text: str, truncated: bool, status: str) -> None:

@@ -15,7 +15,7 @@ from functools import lru_cache
 from typing import NamedTuple
 
 MAX_ANSWER = 1000
-"""Characters of an extracted answer; a longer one is not graded (no answer of a benchmark comes near)."""
+"""Characters of an extracted answer; what is longer is no answer (none of a benchmark comes near)."""
 MAX_TEXT = 20_000
 """Characters from the end in which markers and last numbers are looked for: bounds the time that a babbling answer can take."""
 MAX_MARKERS = 20

@@ -30,6 +30,7 @@ from thinkscale.sources import ConfigError
 from thinkscale.verify import verify
 
 Status = Literal["answered", "no_answer", "truncated_answer", "too_long"]
+"""`too_long` is of what was never asked (see `grades`): no grader gives it. What is too long to be an answer is none."""
 
 VERSION: dict[Grader, str] = {
     **{g: f"{g}-2" for g in ("exact", "reasoning_gym", "f1", "chrf")},
@@ -73,10 +74,8 @@ def grade(grader: Grader, answer_text: str, problem: Problem, truncated: bool) -
         )
     if gold is None:
         raise ValueError(f"problem {problem.problem_id}: the {grader} grader finds no answer in the gold answer {problem.answer[:80]!r}.")
-    if found is None:
-        return _ungraded("truncated_answer" if truncated else "no_answer")
-    if len(found.text) > MAX_ANSWER:
-        return _ungraded("too_long")
+    if found is None or len(found.text) > MAX_ANSWER:
+        return _unanswered(truncated)
     correct = found.key == gold.key
     error = log10_error(gold.key, found.key) if grader == "number" else None
     return Grade(correct, 1.0 if correct else partial(gold.key, found.key), "answered", found.key, found.key, error)
@@ -122,8 +121,9 @@ def grader_version(grader: Grader) -> str:
     return f"{VERSION[grader]}+{version(PACKAGE[grader])}" if grader in PACKAGE else VERSION[grader]
 
 
-def _ungraded(status: Status) -> Grade:
-    return Grade(False, 0.0, status, None, None)
+def _unanswered(truncated: bool) -> Grade:
+    """No answer, or nothing that is short enough to be one: it was given all the same, and choices by score count it."""
+    return Grade(False, 0.0, "truncated_answer" if truncated else "no_answer", None, None)
 
 
 # --- number ---
@@ -173,10 +173,8 @@ def _grade_f1(answer_text: str, problem: Problem, truncated: bool) -> Grade:
     """SQuAD: right if equal to one of the gold answers after normalisation; credit = the best token F1."""
     golds = [normalised(str(gold)) for gold in _metadata(problem.metadata).get("answers", [problem.answer])]
     found = _exact_of(answer_text, problem.answer, truncated)
-    if found is None:
-        return _ungraded("truncated_answer" if truncated else "no_answer")
-    if len(found.text) > MAX_ANSWER:
-        return _ungraded("too_long")
+    if found is None or len(found.text) > MAX_ANSWER:
+        return _unanswered(truncated)
     key = normalised(found.text)
     correct = key in golds
     return Grade(correct, 1.0 if correct else max(token_f1(g, key) for g in golds), "answered", found.key, golds[0] if correct else key)
@@ -185,10 +183,8 @@ def _grade_f1(answer_text: str, problem: Problem, truncated: bool) -> Grade:
 def _grade_chrf(answer_text: str, problem: Problem, truncated: bool) -> Grade:
     """Credit = chrF; right from the threshold that the benchmark states. Right translations vote together, others by their text."""
     found = translation_in(answer_text, truncated)
-    if found is None:
-        return _ungraded("truncated_answer" if truncated else "no_answer")
-    if len(found) > MAX_ANSWER:
-        return _ungraded("too_long")
+    if found is None or len(found) > MAX_ANSWER:
+        return _unanswered(truncated)
     likeness = chrf(problem.answer, found)
     correct = likeness >= float(_metadata(problem.metadata)["correct_from"])
     return Grade(correct, likeness, "answered", found, problem.answer if correct else found)
@@ -214,11 +210,9 @@ def _grade_math(answer_text: str, problem: Problem, truncated: bool) -> Grade:
     Right answers vote together, others by sympy's way to print them.
     """
     marked = [c for c in (*clauses(answer_text), first_line(answer_text)) if (c.closed or not truncated) and c.text.strip(" .$*")]
-    if not marked:
-        return _ungraded("truncated_answer" if truncated else "no_answer")
-    said = marked[0].text.strip().strip("$*").removesuffix(".").strip(" $*")
-    if len(said) > MAX_ANSWER:
-        return _ungraded("too_long")
+    said = marked[0].text.strip().strip("$*").removesuffix(".").strip(" $*") if marked else ""
+    if not 0 < len(said) <= MAX_ANSWER:
+        return _unanswered(truncated)
     verdict = verify(_written(problem.answer), _written(said)) if said != problem.answer else None
     if verdict is None or verdict.equal:
         return Grade(True, 1.0, "answered", said, problem.answer)
@@ -231,10 +225,8 @@ def _grade_code(answer_text: str, problem: Problem, truncated: bool) -> Grade:
     """Right if every hidden test passes; credit = the share that does. Programs that differ in layout only vote together."""
     metadata = _metadata(problem.metadata)
     program = program_in(answer_text, metadata, truncated)
-    if program is None:
-        return _ungraded("truncated_answer" if truncated else "no_answer")
-    if len(program) > MAX_PROGRAM:
-        return _ungraded("too_long")
+    if program is None or len(program) > MAX_PROGRAM:
+        return _unanswered(truncated)
     sandbox.check()
     share = share_passed(program, problem.answer, metadata)
     return Grade(share == 1, share, "answered", program, same_program(program))
@@ -257,12 +249,9 @@ def _grade_reasoning_gym(answer_text: str, problem: Problem, truncated: bool) ->
     candidates = [] if truncated else [answer_text.strip()]
     marked = [c.text.strip(" *`\t") for c in (*clauses(answer_text), first_line(answer_text)) if c.closed or not truncated][:1]
     candidates += [*marked, *(c.removesuffix(".").rstrip(" *`\t") for c in marked if c.endswith("."))]  # **yes**.
-    candidates = [c for c in candidates if c]
-    if not candidates:
-        return _ungraded("truncated_answer" if truncated else "no_answer")
-    short = [c for c in candidates if len(c) <= MAX_ANSWER]
+    short = [c for c in candidates if 0 < len(c) <= MAX_ANSWER]
     if not short:
-        return _ungraded("too_long")
+        return _unanswered(truncated)
     scores = [_score(dataset, c, entry) for c in short]
     best = max(range(len(short)), key=lambda i: (scores[i], i))
     correct, partial = scores[best] == 1, min(1.0, max(0.0, scores[best]))

@@ -14,7 +14,7 @@ from typing import Any
 from thinkscale import sandbox
 
 MAX_PROGRAM = 20_000
-"""Characters; a longer one is not run."""
+"""Characters; what is longer is no answer."""
 _FENCE = re.compile(r"^([ \t]*)```[ \t]*(\w*)[^\n]*\n(.*?)^[ \t]*```", re.DOTALL | re.MULTILINE)
 
 
