@@ -15,10 +15,11 @@ import pytest
 import reasoning_gym
 
 from thinkscale.extract import number_in
-from thinkscale.grading import Grade, grade, grader_version
+from thinkscale.grading import Grade, check_golds, grade, grader_version
 from thinkscale.gym import RUN_CODE
 from thinkscale.measure import measure
-from thinkscale.problems import Grader, Problem
+from thinkscale.problems import Benchmark, Grader, Problem
+from thinkscale.sources import ConfigError
 from thinkscale.tidy import complete
 
 COBBE = Path(__file__).resolve().parents[2] / "shared" / "data" / "gsm8k_model_solutions" / "gsm_example_model_solutions.jsonl"
@@ -126,7 +127,47 @@ NUMBERS = [  # answer text, what is read from it (None: nothing)
     ("the 3rd", "3"),
     ("42\n\nQuestion: Tom has 3 pens.\nAnswer: 7", "42"),  # a base model goes on with a question of its own
     ("  **42**\nbecause 6 * 7", "42"),
+    ("The answer is 5!", "5"),  # joy
+    ("It is 5! I checked it.", "5"),
+    ("The answer is 5! = 120", "120"),
+    ("3½", "3.5"),
+    ("Final answer: 3 ½ cups", "3.5"),
+    ("½", "0.5"),
+    ("√16 = 4", "4"),
+    ("\\sqrt{16} = 4", "4"),
+    ("Final answer: 4*5=20", "20"),
+    ("Final answer: 20=4*5", "20"),
+    ("Final answer: 20 = 4 \\times 5", "20"),
+    ("Final answer: x = 1.5 × 10^3", "1500"),
+    ("Final answer: 3/4 = 0.75", "0.75"),
+    ("1/-2", "-0.5"),
+    ("\\frac{1}{-2}", "-0.5"),
+    ("-1/-2", "0.5"),
+    ("5 m²", "5"),
+    ("5 pm", "5"),
     # no number that is certain
+    ("10²", None),
+    ("The answer is 10²", None),
+    ("√4", None),
+    ("√(4)", None),
+    ("\\sqrt{4}", None),
+    ("\\sqrt[3]{8}", None),
+    ("2√3", None),
+    ("\\boxed{5!}", None),
+    ("5!/3!", None),
+    ("2π", None),
+    ("2 \\pi", None),
+    ("2 * π", None),
+    ("2**10", None),
+    ("1_000", None),
+    ("11_{2}", None),
+    ("1'000", None),
+    ("1\u2019000", None),
+    ("0x1F", None),
+    ("5 ± 1", None),
+    ("5 \\pm 1", None),
+    ("1 / 2 / 2024", None),
+    ("Final answer: x = 10 - 7", None),  # nobody worked it out
     ("1,6", None),
     ("1,2,3", None),
     ("3.30.1", None),
@@ -192,10 +233,88 @@ def test_a_truncated_number_counts_only_if_complete(text: str, expected: str | N
     )
 
 
+CERTAIN = {  # gold answer, its number
+    **{"-7": "-7", "$18.00": "18", "-$5": "-5", "US$5": "5", "12 €": "12", "18%": "18", "18 \\%": "18", "18.": "18", "025": "25"},
+    **{
+        "5 km": "5",
+        "5km/h": "5",
+        "60 miles per hour": "60",
+        "5 m²": "5",
+        "12 apples": "12",
+        "90°": "90",
+        "1,234.5": "1234.5",
+        "1 000": "1000",
+    },
+    **{"-1/3": "-1/3", "2 1/2": "2.5", "3½": "3.5", "\\frac{1}{2}": "0.5", "1.5e3": "1500", "1.5 \\times 10^{3}": "1500", "$- 7$": "-7"},
+    **{"3 * 6 = 18, as 6 + 6 + 6\n#### 18": "18", "#### $18 dollars": "18", "The answer is 18.": "18", "\\boxed{18}": "18", "x = 5": "5"},
+}
+UNCERTAIN = [
+    *("7, 8", "10 or 12", "between 3 and 5", "3 to 2", "3:2", "x=3, y=4", "3 hours 20 minutes", "#### 7, 8", "The answer is 7 or 8."),
+    *("5!", "10²", "√2", "2π", "2 pi", "5 ± 1", "10 - 7", "10x", "2^10", "1_000", "1'000", "0x1F", "1.234,56"),
+    *("1.5 million", "12k", "5M", "5 dozen", "no. 5", "ten", "-", "18 and that is all", "9" * 1500),
+]
+
+
 @pytest.mark.parametrize("gold", ["18", "#### 18", "She makes 9 * 2 = $<<9*2=18>>18 every day.\n#### 18", "18.0"])
 def test_gold_answers_of_a_number_benchmark_may_be_worked_solutions(gold: str) -> None:
     assert graded("number", "It is $18.00 a day", gold).correct
     assert graded("number", gold, gold).correct
+
+
+def check(grader: Grader, answer: str, metadata: str = "{}") -> None:
+    load = lambda number, seed: [problem(answer, OPTIONS if grader == "choice" else (), metadata)]  # noqa: E731
+    check_golds(Benchmark("b", "s", grader, 0.0, 1, 1, str, load), load(None, 0))
+
+
+@pytest.mark.parametrize("gold", CERTAIN)
+def test_a_gold_number_may_have_its_unit_or_stand_at_the_end_of_a_solution(gold: str) -> None:
+    check("number", gold)
+    assert graded("number", gold, CERTAIN[gold]).correct
+
+
+@pytest.mark.parametrize("gold", UNCERTAIN)
+def test_a_gold_answer_that_is_no_single_number_is_refused(gold: str) -> None:
+    with pytest.raises(
+        ConfigError, match=rf"^benchmark b, row 0: its grader 'number' cannot read the gold answer {re.escape(repr(gold[:60]))}"
+    ):
+        check("number", gold)
+
+
+LONG: dict[Grader, int] = {"exact": 1000, "f1": 1000, "math": 1000, "reasoning_gym": 1000, "chrf": 20_000, "code": 20_000}
+
+
+@pytest.mark.parametrize("grader", LONG)
+def test_a_gold_answer_longer_than_its_grader_takes_an_answer_is_refused(grader: Grader) -> None:
+    most = LONG[grader]
+    check(grader, "x" * most)
+    said = rf"row 7: its grader '{grader}' takes at most {most:,} characters for an answer; the gold answer 'x+' goes on to {most + 1:,}"
+    with pytest.raises(ConfigError, match=said):
+        check(grader, "x" * (most + 1), '{"row": 7}')
+
+
+@pytest.mark.parametrize("grader", ["exact", "f1", "chrf"])
+@pytest.mark.parametrize(
+    "gold", ["x", "The answer is 5.", "one\ntwo", "Translation: one\n\ntwo:", '"', ".", "the", "Answer:", "**x**", "$5", "A: b"]
+)
+def test_gold_texts_that_look_like_something_else_are_graded_right(grader: Grader, gold: str) -> None:
+    check(grader, gold)
+
+
+def test_a_document_of_several_lines_may_be_translated_in_as_many() -> None:
+    gold = "The house is red.\n\nHe said:\nIt is ours, and it was theirs."
+    asked = problem(gold, metadata=json.dumps({"correct_from": 0.9}))
+    said = "The house is red.\nHe said:\n\nIt is ours and it was theirs."
+    for text in (said, f"Here is the translation:\n{said}", f"Translation: {said}\nQuestion: another one\nAnother"):
+        result = grade("chrf", text, asked, False)
+        assert result.correct and result.extracted_answer == "The house is red. He said: It is ours and it was theirs.", text
+    assert grade("chrf", "The house is red.", asked, False).partial < 0.5
+    long = problem("\n".join(f"Line {i} of the text." for i in range(900)), metadata=asked.metadata)
+    start = time.process_time()
+    near = grade("chrf", long.answer.replace("9 of", "9 in"), long, False)
+    assert near.status == "answered" and 0.7 < near.partial < 1
+    assert grade("chrf", long.answer * 2, problem("The house.", metadata=asked.metadata), False).status == "answered"  # its first line
+    assert grade("chrf", "x" * 1001, problem("The house.", metadata=asked.metadata), False).status == "no_answer"
+    assert time.process_time() - start < 2
 
 
 def test_digit_strings_beyond_any_answer_are_none_and_cost_nothing() -> None:
@@ -239,6 +358,10 @@ def test_digit_strings_beyond_any_answer_are_none_and_cost_nothing() -> None:
         "B is the " * 20_000,
         "So B " * 20_000,
         "A: " + " " * 50_000 + "B is",
+        "answer: " * 20 + "= " * 10_000,
+        "answer: " * 20 + "4*5 = " * 3000,
+        "5! " * 20_000,
+        "½" * 20_000,
     ],
 )
 def test_no_text_takes_long(text: str) -> None:
@@ -598,6 +721,7 @@ def test_every_gold_answer_of_gsm8k_grades_correct() -> None:
         final = gold.rpartition("A:")[2].strip()
         for text in (gold, final, f"#### {final}", f"The answer is {final}."):
             for stored in (gold, final, gold.replace("\nA:", "\n####")):
+                check("number", stored)
                 assert graded("number", text, stored).correct, (text, stored)
 
 

@@ -20,10 +20,10 @@ from importlib.metadata import version
 from typing import Any, Literal
 
 from thinkscale import sandbox
-from thinkscale.extract import MAX_ANSWER, Found, clauses, first_line, literal, number_alone, number_in
+from thinkscale.extract import MAX_ANSWER, Found, clauses, first_line, literal, number_alone, number_in, number_stated
 from thinkscale.gym import RUN_CODE
 from thinkscale.letters import gold_letter, letter_in
-from thinkscale.likeness import chrf, log10_error, normalised, token_f1, translation_in
+from thinkscale.likeness import MAX_TRANSLATION, chrf, log10_error, normalised, token_f1, translation_in
 from thinkscale.problems import Benchmark, Grader, Problem
 from thinkscale.programs import MAX_PROGRAM, program_in, same_program, share_passed
 from thinkscale.sources import ConfigError
@@ -38,6 +38,10 @@ VERSION: dict[Grader, str] = {
 }
 PACKAGE: dict[Grader, str] = {"reasoning_gym": "reasoning-gym", "math": "math-verify", "chrf": "sacrebleu"}
 """Whose judgement a grader's is, in part: its version is part of the grader's."""
+MOST: dict[Grader, int] = {"code": MAX_PROGRAM, "chrf": MAX_TRANSLATION}
+"""Characters of a gold answer, where it may have more than `MAX_ANSWER`."""
+READ: tuple[Grader, ...] = ("number", "choice", "exact", "f1", "chrf")
+"""Graders that grade a gold answer in no time; the others take it as it is, or were given it by who scores it."""
 WAITING: tuple[Grader, ...] = ("math", "code")
 """Graders that wait for a process of their own: several at once."""
 
@@ -102,17 +106,34 @@ def check_graders(graders: Iterable[Grader]) -> None:
 
 def check_golds(benchmark: Benchmark, problems: Iterable[Problem]) -> None:
     """Raise ConfigError for a gold answer that its grader could not read: said before anything is generated, not when it is graded."""
-    for number, problem in enumerate(problems if benchmark.grader in ("number", "choice") else ()):
-        try:
-            right = grade(benchmark.grader, problem.answer, problem, False).correct
-        except ValueError:
-            right = False
-        if not right:
+    for number, problem in enumerate(problems):
+        unfit = _unfit(benchmark.grader, problem)
+        if unfit:
             row = _metadata(problem.metadata).get("row", number)
             raise ConfigError(
-                f"benchmark {benchmark.name}, row {row}: its grader '{benchmark.grader}' cannot read the gold answer "
-                f"{problem.answer[:60]!r}. Mend the row, or declare another grader or column."
+                f"benchmark {benchmark.name}, row {row}: its grader '{benchmark.grader}' {unfit}. "
+                "Mend the row, or declare another grader or column."
             )
+
+
+def _unfit(grader: Grader, problem: Problem) -> str | None:
+    """What a grader cannot do with a gold answer; None where it grades it right."""
+    gold, most = problem.answer, MOST.get(grader, MAX_ANSWER)
+    if grader not in ("number", "choice") and len(gold) > most:  # of those two it may be a solution or an option
+        return f"takes at most {most:,} characters for an answer; the gold answer {gold[:60]!r} goes on to {len(gold):,}"
+    if grader not in READ:
+        return None
+    try:
+        found = grade(grader, gold, problem, False)
+    except ValueError:
+        return f"cannot read the gold answer {gold[:60]!r}"
+    stated = number_stated(gold) if grader == "number" else None
+    if grader == "number" and found.correct and (stated is None or stated.key != found.extracted_answer):
+        return (
+            f"cannot read the gold answer {gold[:60]!r} for certain (it would take {found.extracted_answer}): it wants one number, alone "
+            "or with its unit, or after '####' or 'Answer:' at the end of a solution"
+        )
+    return None if found.correct else f"cannot read the gold answer {gold[:60]!r}"
 
 
 @lru_cache
@@ -181,13 +202,18 @@ def _grade_f1(answer_text: str, problem: Problem, truncated: bool) -> Grade:
 
 
 def _grade_chrf(answer_text: str, problem: Problem, truncated: bool) -> Grade:
-    """Credit = chrF; right from the threshold that the benchmark states. Right translations vote together, others by their text."""
-    found = translation_in(answer_text, truncated)
-    if found is None or len(found) > MAX_ANSWER:
+    """Credit = chrF; right from the threshold that the benchmark states. Right translations vote together, others by their text.
+
+    Where the gold answer has several lines, so may the translation.
+    """
+    gold = problem.answer
+    whole = not truncated and answer_text.strip() == gold.strip()  # it may hold what looks like a label
+    found = gold if whole else translation_in(answer_text, truncated, len([line for line in gold.split("\n") if line.strip()]))
+    if found is None or len(found) > min(MAX_TRANSLATION, max(MAX_ANSWER, 4 * len(gold))):
         return _unanswered(truncated)
-    likeness = chrf(problem.answer, found)
-    correct = likeness >= float(_metadata(problem.metadata)["correct_from"])
-    return Grade(correct, likeness, "answered", found, problem.answer if correct else found)
+    likeness = chrf(gold, found)
+    correct = whole or likeness >= float(_metadata(problem.metadata)["correct_from"])
+    return Grade(correct, likeness, "answered", found, gold if correct else found)
 
 
 _ROOT = re.compile(r"√\s*(?:\(([^()]*)\)|\{([^{}]*)\}|(\d+|\w))")
