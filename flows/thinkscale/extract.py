@@ -44,18 +44,18 @@ class Clause(NamedTuple):
 LOOKALIKES = {c: chr(c - 0xFEE0) for c in range(0xFF01, 0xFF5F)}  # full-width forms; NFKC would also flatten 10² to 102
 LOOKALIKES |= {ord(c): "-" for c in "\u2212\u2010\u2011\u2012\u2013\ufe63"} | {ord(c): " " for c in "\u00a0\u2007\u2009\u202f\u3000"}
 LOOKALIKES |= {ord(c): " " + unicodedata.normalize("NFKC", c).replace("\u2044", "/") for c in "¼½¾⅓⅔⅕⅖⅗⅘⅙⅚⅛⅜⅝⅞"}  # 3½ is a mixed number
-LINK = r"(?:(?:\bis\b|\bare\b)(?:[ \t*_]{0,8}[:=])?|[:=])"  # the answer is X; answer: X; the answer **is**: X
+IS = r"(?:\bis\b|\bare\b)(?:[ \t*_]{0,8}[:=])?"  # the answer is X, is: X, **is**: X
+WORDS = r"\b[^.\n0-9]{0,60}?"
 
 
-def marker(named: str, link: str = LINK) -> re.Pattern[str]:
-    """What a final answer stands after: a box, `####`, "A:", or what it is named by, some words and a link."""
+def marker(said: str) -> re.Pattern[str]:
+    """What a final answer stands after: a box, `####`, "A:", or what is said before it."""
     return re.compile(
-        rf"\\(?:boxed|fbox)\s*(?P<brace>\{{)|\#{{4}}\s*(?=[^\sA-Za-z\#])|\b{named}\b[^.\n0-9]{{0,60}}?{link}|^[ \t*]*A[ \t]*:",
-        re.IGNORECASE | re.MULTILINE,
+        rf"\\(?:boxed|fbox)\s*(?P<brace>\{{)|\#{{4}}\s*(?=[^\sA-Za-z\#])|\b(?:{said})|^[ \t*]*A[ \t]*:", re.IGNORECASE | re.MULTILINE
     )
 
 
-_MARKER = marker("answer")
+_MARKER = marker(f"answer{WORDS}(?:{IS}|[:=])")
 _DECORATION = re.compile(r"[\s*_`\"'\u201c\u201d]*")
 _BRACE = re.compile(r"[{}]")
 _CLAUSE_END = re.compile(r"\n|[.!?](?=\s)(?!(?<=\d!)[ ]?[=*/×·+])")  # but not in 5! = 120

@@ -7,16 +7,16 @@ What it does not do: find where the final answer stands (see `extract`), or say 
 
 import re
 
-from thinkscale.extract import LINK, LOOKALIKES, MAX_TEXT, Found, clauses, first_line, literal, marker
+from thinkscale.extract import IS, LOOKALIKES, MAX_TEXT, WORDS, Found, clauses, first_line, literal, marker
 from thinkscale.problems import Problem
 
 _AFTER = r"(?:\s*(?:because|since|as|which|and|for|the|is|,|\(|-)|\s*$)"  # may follow "A" where it is a letter and no article
 _LETTER = re.compile(rf"\(?([B-HJ-Z])\)?(?![A-Za-z'\u2019])|\(([A-Z])\)|([A-Z])(?:[).:\]]|{_AFTER})|\(?([a-z])[).]{{0,2}}\s*$")
 _OPENING = re.compile(r"\(([A-Z])\)|([A-Z])(?:[).:]\s|\s-\s(?![A-Z]\b)|[).:]?\s*$)|\(?([a-z])[).]{0,2}\s*$")
 _BESIDE = re.compile(r"[\s)]*(?:,|/|&|\band\b|\bor\b)[\s,(]*(?:and\s+|or\s+)?\(?([A-Z])\)?\s*(?:$|[.,;/&)]|and\b|or\b)")  # B and C
-_MARKER = marker(  # "would be B" hedges where "if" or "but" follows
-    r"(?:answer|(?:correct|right|best|final)\s+(?:option|choice|letter))",
-    rf"(?:{LINK}|\b(?:must|has\s+to|(?:would|should)(?![^.\n]{{0,80}}\b(?:if|unless|but|or)\b))\s+be\b)",
+_MUST = r"\b(?:must|has\s+to|(?:would|should)(?![^.\n]{0,80}\b(?:if|unless|but|or)\b))\s+be\b"  # others hedge
+_MARKER = marker(  # but not "the best option of these: A) cat B) dog"
+    rf"answer{WORDS}(?:{IS}|[:=]|{_MUST})|(?:correct|right|best|final)\s+(?:option|choice|letter)(?:[ *_]{{0,8}}:|{WORDS}(?:{IS}|{_MUST}))"
 )
 _CAPITAL = r"\*{0,3}\(?([A-HJ-Z])\)?\*{0,3}"  # I is a word of its own
 _ENDED = r"(?=\s*$|[.!;\n]|,?\s+(?:because|since|as)\b)"
