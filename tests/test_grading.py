@@ -623,14 +623,32 @@ def test_a_letter_is_a_letter_also_where_an_option_is_one(text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["Answer: B, C", "Answer: A and B", "Answer: B or C.", "Answer: (B), (C) or (D)", "Answer: B/C", "Answer: B & A"]
+    "text",
+    [
+        "Answer: B, C",
+        "Answer: A and B",
+        "Answer: B or C.",
+        "Answer: (B), (C) or (D)",
+        "Answer: B/C",
+        "Answer: B & A",
+        "The answer is: B) Paris or C) seven",
+        "Answer: (B) Paris or (C) seven.",
+    ],
 )
 def test_who_names_several_letters_has_not_answered(text: str) -> None:
     assert graded("choice", text, "B", OPTIONS).extracted_answer is None
 
 
 @pytest.mark.parametrize(
-    "text", ["Answer: B, since A is wrong", "Answer: B. C is wrong", "Answer: B, and that is all", "Answer: B and I am sure"]
+    "text",
+    [
+        "Answer: B, since A is wrong",
+        "Answer: B. C is wrong",
+        "Answer: B, and that is all",
+        "Answer: B and I am sure",
+        "Answer: B) Paris, as C) seven is wrong",
+        "Answer: B) Paris or so",
+    ],
 )
 def test_what_is_said_after_a_letter_is_no_second_answer(text: str) -> None:
     assert graded("choice", text, "B", OPTIONS).correct

@@ -78,9 +78,13 @@ def _clause_letter(clause: str, choices: tuple[str, ...], pattern: re.Pattern[st
 
 
 def _beside(text: str, match: re.Match[str], choices: tuple[str, ...]) -> bool:
-    """Is another letter named in the same breath?"""
-    beside = _BESIDE.match(text, match.end(match.lastindex or 0))
-    return beside is not None and _valid_letter(beside, choices) not in (None, _valid_letter(match, choices))
+    """Is another letter named in the same breath? Between the two the first one's option may be written out: "(A) cat or (B) dog"."""
+    letter, end = _valid_letter(match, choices), match.end(match.lastindex or 0)
+    option = choices[ord(letter.key) - ord("A")] if letter and choices else ""
+    rest = text[end:].lstrip(" ).:")
+    written = bool(option) and rest[: len(option)].lower() == option.lower()
+    beside = _BESIDE.match(text, end) or (_BESIDE.match(rest, len(option)) if written else None)
+    return beside is not None and _valid_letter(beside, choices) not in (None, letter)
 
 
 def _valid_letter(match: re.Match[str], choices: tuple[str, ...]) -> Found | None:
