@@ -10,13 +10,17 @@ import time
 from fractions import Fraction
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import reasoning_gym
 
 from thinkscale.extract import number_in
-from thinkscale.grading import Grade, grade, grader_version
+from thinkscale.grading import Grade, check_golds, grade, grader_version
 from thinkscale.gym import RUN_CODE
-from thinkscale.problems import Grader, Problem
+from thinkscale.measure import measure
+from thinkscale.problems import Benchmark, Grader, Problem
+from thinkscale.sources import ConfigError
+from thinkscale.tidy import complete
 
 COBBE = Path(__file__).resolve().parents[2] / "shared" / "data" / "gsm8k_model_solutions" / "gsm_example_model_solutions.jsonl"
 
@@ -38,6 +42,11 @@ NUMBERS = [  # answer text, what is read from it (None: nothing)
     ("**Final Answer:** 42", "42"),
     ("**Answer**: \\( 42 \\)", "42"),
     ("Answer:\n\n42", "42"),
+    ("The answer is: 42. I slept 8 hours.", "42"),
+    ("The answer is:\n42\nI slept 8 hours.", "42"),
+    ("The answer **is**: - 7", "-7"),
+    ("The answer is: - 7", "-7"),
+    ("The answer is:\n- 7 apples", "7"),
     ("Final answer = 42", "42"),
     ("She has 3 apples.\n#### 42", "42"),
     ("####42", "42"),
@@ -118,7 +127,47 @@ NUMBERS = [  # answer text, what is read from it (None: nothing)
     ("the 3rd", "3"),
     ("42\n\nQuestion: Tom has 3 pens.\nAnswer: 7", "42"),  # a base model goes on with a question of its own
     ("  **42**\nbecause 6 * 7", "42"),
+    ("The answer is 5!", "5"),  # joy
+    ("It is 5! I checked it.", "5"),
+    ("The answer is 5! = 120", "120"),
+    ("3½", "3.5"),
+    ("Final answer: 3 ½ cups", "3.5"),
+    ("½", "0.5"),
+    ("√16 = 4", "4"),
+    ("\\sqrt{16} = 4", "4"),
+    ("Final answer: 4*5=20", "20"),
+    ("Final answer: 20=4*5", "20"),
+    ("Final answer: 20 = 4 \\times 5", "20"),
+    ("Final answer: x = 1.5 × 10^3", "1500"),
+    ("Final answer: 3/4 = 0.75", "0.75"),
+    ("1/-2", "-0.5"),
+    ("\\frac{1}{-2}", "-0.5"),
+    ("-1/-2", "0.5"),
+    ("5 m²", "5"),
+    ("5 pm", "5"),
     # no number that is certain
+    ("10²", None),
+    ("The answer is 10²", None),
+    ("√4", None),
+    ("√(4)", None),
+    ("\\sqrt{4}", None),
+    ("\\sqrt[3]{8}", None),
+    ("2√3", None),
+    ("\\boxed{5!}", None),
+    ("5!/3!", None),
+    ("2π", None),
+    ("2 \\pi", None),
+    ("2 * π", None),
+    ("2**10", None),
+    ("1_000", None),
+    ("11_{2}", None),
+    ("1'000", None),
+    ("1\u2019000", None),
+    ("0x1F", None),
+    ("5 ± 1", None),
+    ("5 \\pm 1", None),
+    ("1 / 2 / 2024", None),
+    ("Final answer: x = 10 - 7", None),  # nobody worked it out
     ("1,6", None),
     ("1,2,3", None),
     ("3.30.1", None),
@@ -184,13 +233,91 @@ def test_a_truncated_number_counts_only_if_complete(text: str, expected: str | N
     )
 
 
+CERTAIN = {  # gold answer, its number
+    **{"-7": "-7", "$18.00": "18", "-$5": "-5", "US$5": "5", "12 €": "12", "18%": "18", "18 \\%": "18", "18.": "18", "025": "25"},
+    **{
+        "5 km": "5",
+        "5km/h": "5",
+        "60 miles per hour": "60",
+        "5 m²": "5",
+        "12 apples": "12",
+        "90°": "90",
+        "1,234.5": "1234.5",
+        "1 000": "1000",
+    },
+    **{"-1/3": "-1/3", "2 1/2": "2.5", "3½": "3.5", "\\frac{1}{2}": "0.5", "1.5e3": "1500", "1.5 \\times 10^{3}": "1500", "$- 7$": "-7"},
+    **{"3 * 6 = 18, as 6 + 6 + 6\n#### 18": "18", "#### $18 dollars": "18", "The answer is 18.": "18", "\\boxed{18}": "18", "x = 5": "5"},
+}
+UNCERTAIN = [
+    *("7, 8", "10 or 12", "between 3 and 5", "3 to 2", "3:2", "x=3, y=4", "3 hours 20 minutes", "#### 7, 8", "The answer is 7 or 8."),
+    *("5!", "10²", "√2", "2π", "2 pi", "5 ± 1", "10 - 7", "10x", "2^10", "1_000", "1'000", "0x1F", "1.234,56"),
+    *("1.5 million", "12k", "5M", "5 dozen", "no. 5", "ten", "-", "18 and that is all", "9" * 1500),
+]
+
+
 @pytest.mark.parametrize("gold", ["18", "#### 18", "She makes 9 * 2 = $<<9*2=18>>18 every day.\n#### 18", "18.0"])
 def test_gold_answers_of_a_number_benchmark_may_be_worked_solutions(gold: str) -> None:
     assert graded("number", "It is $18.00 a day", gold).correct
     assert graded("number", gold, gold).correct
 
 
-def test_digit_strings_beyond_any_answer_are_too_long_and_cost_nothing() -> None:
+def check(grader: Grader, answer: str, metadata: str = "{}") -> None:
+    load = lambda number, seed: [problem(answer, OPTIONS if grader == "choice" else (), metadata)]  # noqa: E731
+    check_golds(Benchmark("b", "s", grader, 0.0, 1, 1, str, load), load(None, 0))
+
+
+@pytest.mark.parametrize("gold", CERTAIN)
+def test_a_gold_number_may_have_its_unit_or_stand_at_the_end_of_a_solution(gold: str) -> None:
+    check("number", gold)
+    assert graded("number", gold, CERTAIN[gold]).correct
+
+
+@pytest.mark.parametrize("gold", UNCERTAIN)
+def test_a_gold_answer_that_is_no_single_number_is_refused(gold: str) -> None:
+    with pytest.raises(
+        ConfigError, match=rf"^benchmark b, row 0: its grader 'number' cannot read the gold answer {re.escape(repr(gold[:60]))}"
+    ):
+        check("number", gold)
+
+
+LONG: dict[Grader, int] = {"exact": 1000, "f1": 1000, "math": 1000, "reasoning_gym": 1000, "chrf": 20_000, "code": 20_000}
+
+
+@pytest.mark.parametrize("grader", LONG)
+def test_a_gold_answer_longer_than_its_grader_takes_an_answer_is_refused(grader: Grader) -> None:
+    most = LONG[grader]
+    check(grader, "x" * most)
+    said = rf"row 7: its grader '{grader}' takes at most {most:,} characters for an answer; the gold answer 'x+' goes on to {most + 1:,}"
+    with pytest.raises(ConfigError, match=said):
+        check(grader, "x" * (most + 1), '{"row": 7}')
+
+
+@pytest.mark.parametrize("grader", ["exact", "f1", "chrf"])
+@pytest.mark.parametrize(
+    "gold", ["x", "The answer is 5.", "one\ntwo", "Translation: one\n\ntwo:", '"', ".", "the", "Answer:", "**x**", "$5", "A: b"]
+)
+def test_gold_texts_that_look_like_something_else_are_graded_right(grader: Grader, gold: str) -> None:
+    check(grader, gold)
+
+
+def test_a_document_of_several_lines_may_be_translated_in_as_many() -> None:
+    gold = "The house is red.\n\nHe said:\nIt is ours, and it was theirs."
+    asked = problem(gold, metadata=json.dumps({"correct_from": 0.9}))
+    said = "The house is red.\nHe said:\n\nIt is ours and it was theirs."
+    for text in (said, f"Here is the translation:\n{said}", f"Translation: {said}\nQuestion: another one\nAnother"):
+        result = grade("chrf", text, asked, False)
+        assert result.correct and result.extracted_answer == "The house is red. He said: It is ours and it was theirs.", text
+    assert grade("chrf", "The house is red.", asked, False).partial < 0.5
+    long = problem("\n".join(f"Line {i} of the text." for i in range(900)), metadata=asked.metadata)
+    start = time.process_time()
+    near = grade("chrf", long.answer.replace("9 of", "9 in"), long, False)
+    assert near.status == "answered" and 0.7 < near.partial < 1
+    assert grade("chrf", long.answer * 2, problem("The house.", metadata=asked.metadata), False).status == "answered"  # its first line
+    assert grade("chrf", "x" * 1001, problem("The house.", metadata=asked.metadata), False).status == "no_answer"
+    assert time.process_time() - start < 2
+
+
+def test_digit_strings_beyond_any_answer_are_none_and_cost_nothing() -> None:
     start = time.process_time()
     for text in (
         "9" * 100_000,
@@ -204,7 +331,7 @@ def test_digit_strings_beyond_any_answer_are_too_long_and_cost_nothing() -> None
         result = graded("number", text, "9")
         assert not result.correct
         assert result.status == "answered" or result.answer_class is None
-    assert graded("number", "9" * 5000, "9").status == "too_long"
+    assert graded("number", "9" * 5000, "9").status == "no_answer"
     assert graded("number", "1e999999", "9").answer_class == graded("number", "10e999998", "9").answer_class
     assert time.process_time() - start < 2
 
@@ -220,6 +347,21 @@ def test_digit_strings_beyond_any_answer_are_too_long_and_cost_nothing() -> None
         "$" * 50_000,
         "\\frac{" * 20_000,
         "#### 1\n" * 20_000,
+        "answer is: " * 20_000,
+        "answer is" + " " * 50_000 + ": 5",
+        "answer is" + "*" * 50_000,
+        "\n" * 50_000 + "B",
+        "\n*" * 50_000,
+        "correct option " * 20_000,
+        "the answer would be\n" * 20_000,
+        "I choose " + "*" * 50_000,
+        "B is the " * 20_000,
+        "So B " * 20_000,
+        "A: " + " " * 50_000 + "B is",
+        "answer: " * 20 + "= " * 10_000,
+        "answer: " * 20 + "4*5 = " * 3000,
+        "5! " * 20_000,
+        "½" * 20_000,
     ],
 )
 def test_no_text_takes_long(text: str) -> None:
@@ -294,6 +436,13 @@ EXACT = [  # answer text, gold, correct
     ('"badce"', "badce", True),
     ("**badce**", "badce", True),
     ("The answer is badce.", "badce", True),
+    ("The answer is: badce", "badce", True),
+    ("The answer is : badce", "badce", True),
+    ("So the answer is:\nbadce\nas asked", "badce", True),
+    ("**The final answer is: badce**", "badce", True),
+    ("The final answer is: **badce**.", "badce", True),
+    ("The answer is = badce", "badce", True),
+    ("The answer **is:** badce", "badce", True),
     ("Answer: badce\nbecause of the swaps", "badce", True),
     ("\\boxed{badce}", "badce", True),
     ("badce\nQuestion: another one", "badce", True),
@@ -322,9 +471,40 @@ def test_exact(text: str, gold: str, correct: bool) -> None:
     assert (result.partial == 1.0) == correct
 
 
-@pytest.mark.parametrize(("text", "status"), [("", "no_answer"), ("\n \n", "no_answer"), ("x" * 2000, "too_long")])
+@pytest.mark.parametrize(("text", "status"), [("", "no_answer"), ("\n \n", "no_answer"), ("x" * 2000, "no_answer")])
 def test_exact_without_an_answer_abstains(text: str, status: str) -> None:
     assert graded("exact", text, "badce") == Grade(False, 0.0, status, None, None)  # type: ignore[arg-type]
+
+
+BABBLE = {"number": "9" * 5000, "exact": "x" * 2000, "math": "x" * 2000, "f1": "x" * 2000, "chrf": "x" * 30_000, "code": "x = 1\n" * 9000}
+
+
+@pytest.mark.parametrize("grader", BABBLE)
+def test_what_is_too_long_to_be_an_answer_was_given_and_can_be_chosen(grader: Grader) -> None:
+    """The highest scores are those of three babbling samples: to choose by score is to choose one of them."""
+    asked = problem("7", metadata=json.dumps({"correct_from": 0.9, "tests": ["assert True"]}))
+    babble = grade(grader, BABBLE[grader], asked, False)
+    assert babble == Grade(False, 0.0, "no_answer", None, None)
+    assert grade(grader, f"\n{BABBLE[grader]}", asked, True).status == "truncated_answer"
+    rows = [
+        {
+            "model": "m",
+            "params": 10,
+            "problem_id": f"p{i}",
+            "sample_index": j,
+            "answer_logprob": -5.0 if j == 3 else -0.1,
+            "ended": "closed",
+        }
+        | {"verifier_score": 0.1 if j == 3 else 0.9, "answer_finish": "stop"}
+        | {k: getattr(g, k) for k in ("correct", "status", "extracted_answer", "answer_class")}
+        for i in range(5)
+        for j, g in enumerate([babble] * 3 + [Grade(True, 1.0, "answered", "7", "7")])
+    ]
+    (cell,) = measure(complete(pd.DataFrame(rows)))
+    value = {point: cell.estimates[:, i].mean() for i, point in enumerate(cell.points)}
+    for score in ("answer_logprob", "verifier_score"):
+        assert value[f"best@k by {score}", 4] == 0 and value[f"vote@k by {score}", 4] == 1  # who abstains has no vote
+    assert value["pass@k", 4] == value["maj@k", 4] == 1
 
 
 @pytest.mark.parametrize(
@@ -362,6 +542,52 @@ CHOICES = [
     ("\\boxed{\\text{B}}", "B"),
     ("#### B", None),  # that marker is for numbers
     ("I choose option D, clearly.", "D"),
+    ("The answer is: B", "B"),
+    ("Therefore, the answer is: **B**", "B"),
+    ("**answer is: B**", "B"),
+    ("The answer is:\nB", "B"),
+    ("The correct answer is:\n\nB) Paris", "B"),
+    ("The answer is: Paris", "B"),
+    ("The answer is $B$.", "B"),
+    ("The answer is \\(B\\).", "B"),
+    ("$(B)$", "B"),
+    ("(b)", "B"),
+    ("The answer is (b).", "B"),
+    ("B - Paris", "B"),
+    ("The correct option is B", "B"),
+    ("The correct choice is **B) Paris**.", "B"),
+    ("The right option here is: (B)", "B"),
+    ("The best choice is Paris.", "B"),
+    ("**Correct option:** B", "B"),
+    ("The answer must be B.", "B"),
+    ("The answer would be B.", "B"),
+    ("B is the correct answer.", "B"),
+    ("**B** is the best choice", "B"),
+    ("We look at each. A is correct because it fits.", "A"),
+    ("Thus, (A) is the right answer.", "A"),
+    ("I would choose B.", "B"),
+    ("I'd go with A, since it fits", "A"),
+    ("Thus, B.", "B"),
+    ("It rains.\nSo B", "B"),
+    ("A fish is the answer", None),
+    ("Which is the best option of these:\nA) a good time\nB) Paris", None),
+    ("The correct option is A fish", None),
+    ("I choose A fish.", None),
+    ("So A fish it is", None),
+    ("A or B is the correct answer.", None),
+    ("Either A or B is correct.", None),
+    ("A is correct. B is correct.", None),
+    ("Is B the correct answer?", None),
+    ("I doubt that B is the correct answer.", None),
+    ("If B is correct, it rains.", None),
+    ("B is correct, or C.", None),
+    ("B is not the correct answer.", None),
+    ("I would not choose B.", None),
+    ("I would choose B or C.", None),
+    ("I choose option B or C", None),
+    ("The correct choice is B or C.", None),
+    ("The answer would be B if it rained, otherwise C.", None),
+    ("B - C", None),
     ("Not (A), so (B)", "B"),
     ("Paris", "B"),
     ("paris.", "B"),
@@ -397,14 +623,32 @@ def test_a_letter_is_a_letter_also_where_an_option_is_one(text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["Answer: B, C", "Answer: A and B", "Answer: B or C.", "Answer: (B), (C) or (D)", "Answer: B/C", "Answer: B & A"]
+    "text",
+    [
+        "Answer: B, C",
+        "Answer: A and B",
+        "Answer: B or C.",
+        "Answer: (B), (C) or (D)",
+        "Answer: B/C",
+        "Answer: B & A",
+        "The answer is: B) Paris or C) seven",
+        "Answer: (B) Paris or (C) seven.",
+    ],
 )
 def test_who_names_several_letters_has_not_answered(text: str) -> None:
     assert graded("choice", text, "B", OPTIONS).extracted_answer is None
 
 
 @pytest.mark.parametrize(
-    "text", ["Answer: B, since A is wrong", "Answer: B. C is wrong", "Answer: B, and that is all", "Answer: B and I am sure"]
+    "text",
+    [
+        "Answer: B, since A is wrong",
+        "Answer: B. C is wrong",
+        "Answer: B, and that is all",
+        "Answer: B and I am sure",
+        "Answer: B) Paris, as C) seven is wrong",
+        "Answer: B) Paris or so",
+    ],
 )
 def test_what_is_said_after_a_letter_is_no_second_answer(text: str) -> None:
     assert graded("choice", text, "B", OPTIONS).correct
@@ -424,12 +668,17 @@ def test_choice_truncated(text: str, status: str) -> None:
     assert graded("choice", text, "B", OPTIONS, truncated=True).status == status
 
 
-@pytest.mark.parametrize("dataset", ["chain_sum", "basic_arithmetic", "family_relationships", "number_sorting", "letter_counting"])
+SAID = ("The answer is {}", "The answer is: {}", "So the answer is:\n{}", "The final answer is: **{}**.")
+
+
+@pytest.mark.parametrize(
+    "dataset", ["chain_sum", "knights_knaves", "basic_arithmetic", "family_relationships", "number_sorting", "letter_counting"]
+)
 def test_reasoning_gym_scores_its_gold_answers_as_correct(dataset: str) -> None:
     for entry in reasoning_gym.create_dataset(dataset, size=5, seed=1):
         metadata = json.dumps({"dataset": dataset, "entry": entry})
         p = problem(entry["answer"], metadata=metadata)
-        for text in (entry["answer"], f" {entry['answer']}\n", f"The answer is {entry['answer']}"):
+        for text in (entry["answer"], f" {entry['answer']}\n", *(f.format(entry["answer"]) for f in SAID)):
             result = grade("reasoning_gym", text, p, False)
             assert (result.correct, result.partial, result.status) == (True, 1.0, "answered"), text
             assert result.answer_class == entry["answer"].strip()
@@ -437,7 +686,7 @@ def test_reasoning_gym_scores_its_gold_answers_as_correct(dataset: str) -> None:
         assert not wrong.correct and wrong.partial < 1
         assert grade("reasoning_gym", "", p, False).status == "no_answer"
         assert grade("reasoning_gym", "", p, True).status == "truncated_answer"
-        assert grade("reasoning_gym", "x" * 3000, p, False).status == "too_long"
+        assert grade("reasoning_gym", "x" * 3000, p, False).status == "no_answer"
 
 
 def test_scorers_that_run_the_answer_as_code_are_refused() -> None:
@@ -477,7 +726,7 @@ def test_what_abstains_has_neither_class_nor_credit() -> None:
 
 def test_versions_name_the_grader_and_the_package_whose_scorer_it_is() -> None:
     assert grader_version("number").startswith("number-")
-    assert grader_version("reasoning_gym") == f"reasoning_gym-1+{importlib.metadata.version('reasoning-gym')}"
+    assert grader_version("reasoning_gym") == f"reasoning_gym-2+{importlib.metadata.version('reasoning-gym')}"
 
 
 def cobbe() -> list[dict[str, object]]:
@@ -492,6 +741,7 @@ def test_every_gold_answer_of_gsm8k_grades_correct() -> None:
         final = gold.rpartition("A:")[2].strip()
         for text in (gold, final, f"#### {final}", f"The answer is {final}."):
             for stored in (gold, final, gold.replace("\nA:", "\n####")):
+                check("number", stored)
                 assert graded("number", text, stored).correct, (text, stored)
 
 

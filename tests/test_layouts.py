@@ -104,6 +104,7 @@ def test_a_file_as_published_is_read_and_its_gold_answers_grade_correct(tmp_path
     found = benchmark.load(None, 0)
     assert len(found) == len(FILES[name][1]) and len({p.problem_id for p in found}) == len(found)
     assert [p.difficulty for p in found] == DIFFICULTY[name]
+    check_golds(benchmark, found)
     for problem in found:
         result = grade(benchmark.grader, problem.answer, problem, truncated=False)
         assert (result.correct, result.partial, result.status) == (True, 1.0, "answered"), problem

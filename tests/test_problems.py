@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 
 from thinkscale.config import FLOWS, ConfigError, HubBenchmark
-from thinkscale.grading import grade
+from thinkscale.grading import check_golds, grade
 from thinkscale.loading import load_catalogue
 from thinkscale.problems import GENERATED, Generated, benchmarks, held_out, training_draft
 
@@ -75,6 +75,7 @@ def test_swaps_end_where_the_moves_lead() -> None:
 @pytest.mark.parametrize("name", GENERATED)
 def test_every_gold_answer_grades_correct(name: str) -> None:
     benchmark = KNOWN[name]
+    check_golds(benchmark, benchmark.load(100, 0))
     for problem in benchmark.load(100, 0):
         found = grade(benchmark.grader, problem.answer, problem, truncated=False)
         assert found.correct and found.partial == 1.0 and found.status == "answered", problem

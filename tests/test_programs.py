@@ -23,6 +23,10 @@ RIGHT = {
     "a block with its own imports": "```py\nfrom math import ceil\n\ndef up(x):\n    return ceil(x)\n```",
     "no block but the whole function": "def up(x):\n    return math.ceil(x)\n",
     "the body in a block": "```python\n    return math.ceil(x)\n```",
+    "a block between tildes": "Sure!\n~~~python\ndef up(x):\n    return math.ceil(x)\n~~~\nThis rounds up.",
+    "tildes without a language": "~~~\ndef up(x):\n    return math.ceil(x)\n~~~",
+    "one kind of block inside another": '~~~python\ndef up(x):\n    """\n    ```\n    """\n    return math.ceil(x)\n~~~',
+    "tildes in a program": "    return math.ceil(x) + ~~~~0\n",
     "an indented block": "1. Here:\n   ```python\n   def up(x): return math.ceil(x)\n   ```",
 }
 
@@ -39,9 +43,11 @@ def test_the_program_is_found(case: str) -> None:
         ("", False, "no_answer"),
         (" \n", False, "no_answer"),
         ("```python\ndef up(x):", False, "no_answer"),  # a block that is never closed
+        ("~~~python\ndef up(x):", False, "no_answer"),
+        ("~~~python\ndef up(x): return math.ceil(x)\n```\n", False, "no_answer"),
         ("    return math.ceil(x)", True, "truncated_answer"),
         ("```python\ndef up(x): return math.ceil(x)\n```\nThis fun", True, "answered"),
-        ("x" * 30_000, False, "too_long"),
+        ("x" * 30_000, False, "no_answer"),
     ],
 )
 def test_a_program_counts_only_if_it_is_complete(text: str, truncated: bool, status: str) -> None:

@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 
 from thinkscale.config import ConfigError
-from thinkscale.grading import check_graders, grade, grader_version
+from thinkscale.grading import check_golds, check_graders, grade, grader_version
 from thinkscale.loading import load_catalogue, load_experiment, prompt_text
 from thinkscale.measure import guessing
 from thinkscale.problems import Benchmark, Draft, Generated, benchmarks, held_out, held_out_drafts, training_draft
@@ -29,6 +29,7 @@ NEW = [*SKILLS, *CATALOGUE.gym]
 def test_every_gold_answer_grades_correct_and_what_is_not_it_gets_credit_between_0_and_1(name: str) -> None:
     benchmark = KNOWN[name]
     found = benchmark.load(16 if benchmark.grader == "code" else 60, 0)
+    check_golds(benchmark, found)
     for problem in found:
         for text in (problem.answer, f"{problem.answer}\n"):
             result = grade(benchmark.grader, text, problem, truncated=False)

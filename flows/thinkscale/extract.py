@@ -15,7 +15,7 @@ from functools import lru_cache
 from typing import NamedTuple
 
 MAX_ANSWER = 1000
-"""Characters of an extracted answer; a longer one is not graded (no answer of a benchmark comes near)."""
+"""Characters of an extracted answer; what is longer is no answer (none of a benchmark comes near)."""
 MAX_TEXT = 20_000
 """Characters from the end in which markers and last numbers are looked for: bounds the time that a babbling answer can take."""
 MAX_MARKERS = 20
@@ -37,29 +37,40 @@ class Clause(NamedTuple):
     """It ends before the text does: a cap cannot have cut it."""
     own_line: bool = False
     """It begins a line: a dash there may be a bullet."""
+    boxed: bool = False
+    """Braces hold it: an exclamation mark at its end is a factorial."""
 
 
 LOOKALIKES = {c: chr(c - 0xFEE0) for c in range(0xFF01, 0xFF5F)}  # full-width forms; NFKC would also flatten 10² to 102
 LOOKALIKES |= {ord(c): "-" for c in "\u2212\u2010\u2011\u2012\u2013\ufe63"} | {ord(c): " " for c in "\u00a0\u2007\u2009\u202f\u3000"}
-_MARKER = re.compile(
-    r"\\(?:boxed|fbox)\s*(?P<brace>\{)|\#{4}\s*(?=[^\sA-Za-z\#])|\banswer\b[^.\n0-9]{0,60}?(?:\bis\b|\bare\b|[:=])|^[ \t*]*A[ \t]*:",
-    re.IGNORECASE | re.MULTILINE,
-)
+LOOKALIKES |= {ord(c): " " + unicodedata.normalize("NFKC", c).replace("\u2044", "/") for c in "¼½¾⅓⅔⅕⅖⅗⅘⅙⅚⅛⅜⅝⅞"}  # 3½ is a mixed number
+IS = r"(?:\bis\b|\bare\b)(?:[ \t*_]{0,8}[:=])?"  # the answer is X, is: X, **is**: X
+WORDS = r"\b[^.\n0-9]{0,60}?"
+
+
+def marker(said: str) -> re.Pattern[str]:
+    """What a final answer stands after: a box, `####`, "A:", or what is said before it."""
+    return re.compile(
+        rf"\\(?:boxed|fbox)\s*(?P<brace>\{{)|\#{{4}}\s*(?=[^\sA-Za-z\#])|\b(?:{said})|^[ \t*]*A[ \t]*:", re.IGNORECASE | re.MULTILINE
+    )
+
+
+_MARKER = marker(f"answer{WORDS}(?:{IS}|[:=])")
 _DECORATION = re.compile(r"[\s*_`\"'\u201c\u201d]*")
 _BRACE = re.compile(r"[{}]")
-_CLAUSE_END = re.compile(r"\n|[.!?](?=\s)")
+_CLAUSE_END = re.compile(r"\n|[.!?](?=\s)(?!(?<=\d!)[ ]?[=*/×·+])")  # but not in 5! = 120
 
 
-def clauses(text: str) -> Iterator[Clause]:
+def clauses(text: str, markers: re.Pattern[str] = _MARKER) -> Iterator[Clause]:
     """What stands after markers, the last one first."""
     text = text[-MAX_TEXT:]
-    for marker in list(_MARKER.finditer(text))[: -MAX_MARKERS - 1 : -1]:
-        if marker["brace"]:
-            yield _braced(text, marker.end())
+    for found in list(markers.finditer(text))[: -MAX_MARKERS - 1 : -1]:
+        if found["brace"]:
+            yield _braced(text, found.end())
             continue
-        start = _decoration_end(text, marker.end())
+        start = _decoration_end(text, found.end())
         end = _CLAUSE_END.search(text, start)
-        yield Clause(text[start : end.start() if end else len(text)], end is not None, "\n" in text[marker.end() : start])
+        yield Clause(text[start : end.start() if end else len(text)], end is not None, "\n" in text[found.end() : start])
 
 
 def _braced(text: str, start: int) -> Clause:
@@ -68,8 +79,8 @@ def _braced(text: str, start: int) -> Clause:
     for brace in _BRACE.finditer(text, start):
         depth += 1 if brace[0] == "{" else -1
         if depth == 0:
-            return Clause(text[start : brace.start()], True)
-    return Clause(text[start:], False)
+            return Clause(text[start : brace.start()], True, boxed=True)
+    return Clause(text[start:], False, boxed=True)
 
 
 def _decoration_end(text: str, start: int) -> int:
@@ -96,14 +107,26 @@ def literal(text: str) -> Found:
 
 _DIGITS = r"(?:\d{1,3}(?:,\d{3}(?!\d))++|\d{1,3}(?:[ ]\d{3}(?!\d))++|\d++)(?:\.\d++)?|\.\d++"
 _NUMBER = re.compile(
-    rf"""(?<![A-Za-z_0-9^])(?<!\d[,.:/])(?<!\^\{{)            # not inside a word, another number, or an exponent
+    rf"""(?=[-+.\d])(?<![A-Za-z_0-9^])(?<!\d[,.:/'\u2019])(?<!\d[ ]/[ ])(?<![_^]\{{)  # not in a word, another number, an exponent
+    (?<![√∛±])(?<![√±][ (])(?<!sqrt[ ({{\[])(?<!\]\{{)(?<!\\pm[ ])(?<!![*/])  # nor a root's, an error, the 3 of 5!/3!
+    (?!0[xXbBoO][\dA-Fa-f])
     (?P<sign>(?<![)\]}}])[-+])?(?P<digits>{_DIGITS})
     (?:[eE](?P<exp>[-+]?\d{{1,6}})|[ ]?(?:\\times|\u00d7|\*|x)[ ]?10\^\{{?(?P<power>[-+]?\d{{1,6}})\}}?)?
-    (?:[ ](?P<part>\d{{1,6}})/(?P<whole>\d{{1,6}})|[ ]?/[ ]?(?P<den>\d++))?
-    (?![,.:/]?\d)(?![eE][-+]?\d)(?![ ]?\^)                     # nor cut out of a date, a time, a list, a power""",
+    (?:[ ]{{1,2}}(?P<part>\d{{1,6}})/(?P<whole>\d{{1,6}})|[ ]?/[ ]?(?P<den>-?\d++))?
+    (?![,.:/]?\d)(?![eE][-+]?\d)(?![ ]?\^)(?![ ]?/[ ]?-?\d)  # nor cut out of a date, a time, a list, a power
+    (?!['\u2019_]\d)(?!_\{{)(?![\u2070\u00b9\u00b2\u00b3\u2074-\u207f])  # nor out of 1'000, 1_000, 11_{{2}}, 10²
+    (?![ ]?(?:[*×·][ ]?)?(?:[π√∛±]|\\?(?:pi|sqrt)(?![A-Za-z])|\\pm(?![A-Za-z])))  # nor out of 2π, 2√3, 5 ± 1
+    (?!!+(?:[\w(=^}}-]|[ ]?[*/×·÷+=]))  # a factorial; "It is 5!" is joy""",
     re.VERBOSE | re.ASCII,
 )
-_BARE = re.compile(rf"\$?\s?[-+]?\s?\$?(?:{_DIGITS})(?:\s?/\s?\d+)?[\s.%$*]*", re.ASCII)
+_BARE = re.compile(rf"\$?\s?[-+]?\s?\$?(?:{_DIGITS})(?:\s?/\s?-?\d+)?[\s.%$*]*", re.ASCII)
+_UNWORKED = re.compile(  # a side of an equation that is still to be worked out: 4*5, but not 4*10^5
+    rf"\D*(?:{_DIGITS})[\s)]*(?!(?:\\times|[*×x])\s?10\^)(?:[-+*×·÷]|\\times|\\cdot|/\s*\()[\s(]*[.\d]", re.ASCII
+)
+_AFTER = re.compile(r"(?:(?:square|cubic)\s+)?(?!pi\b)(?:[A-Za-zµΩ]{2,}|[mgshlLJNWVACF])[²³]?(?:\s*(?:/|\bper\b)\s*[A-Za-z]+[²³]?)?")
+_MANY = re.compile(r"bn|mn|(?:hundred|thousand|million|billion|trillion|dozen|lakh|crore)s?", re.IGNORECASE)
+_BEFORE = re.compile(r"(?:US|USD|C|CAD|A|AUD|EUR|GBP|CHF|JPY|CNY|INR|Rs\.?|[A-Za-z]\s*=)?")
+_POWER = re.compile(r"(?<=\d)([ ]?)\*\*\1(?=\d)")  # 2**3 in Python; other pairs of asterisks are markdown
 _LATEX = [
     (re.compile(pattern), replacement)
     for pattern, replacement in (
@@ -117,6 +140,7 @@ _LATEX = [
         (r"\\(?:[;:> ()\[\]]|left|right|displaystyle|approx|q?quad)", " "),
     )
 ]
+_EQUALS = re.compile(r"[=≈]")
 _SIGN_APART = re.compile(r"([=≈]\s*[-+])\s+(?=[.\d])")  # after no operand: "x = - 7"
 _SIGN_FIRST = re.compile(r"^\s*([-+])\s+(?=[.\d])")
 _SIGNED_MONEY = re.compile(r"-\s*[$£€¥]\s*")
@@ -128,7 +152,9 @@ def _plain(text: str) -> str:
     if "\\" in text:
         for pattern, replacement in _LATEX:
             text = pattern.sub(replacement, text)
-    text = text.replace("{,}", ",").replace("**", "").replace("`", "").replace("°", "")
+    if "**" in text:
+        text = _POWER.sub("^", text).replace("**", "")
+    text = text.replace("{,}", ",").replace("`", "").replace("°", "")
     return _MONEY.sub(" ", _SIGNED_MONEY.sub("-", text))
 
 
@@ -142,11 +168,34 @@ def number_in(text: str, truncated: bool) -> Found | None:
     for clause in clauses(text):
         if clause.closed or not truncated:
             bullet = clause.own_line and not _BARE.fullmatch(clause.text)
-            last_side = re.split(r"[=≈]", clause.text)[-1]
-            found = next(_numbers(last_side, not bullet), None) or next(_numbers(clause.text, not bullet), None)
-            if found:
-                return found
+            found = _of_clause(clause.text + "}" * clause.boxed, not bullet)
+            if found or (_EQUALS.search(clause.text) and next(_numbers(clause.text), None)):
+                return found  # None of an equation with nothing but sums to work out
     return None if truncated else next(_numbers(text[-MAX_TEXT:], False, backwards=True), None)
+
+
+def _of_clause(text: str, sign_first: bool) -> Found | None:
+    """The first number of a clause; of an equation that of the last side that is worked out: 4*5 = 20, 20 = 4*5."""
+    *sides, last = _EQUALS.split(text)
+    if not sides:
+        return next(_numbers(last, sign_first), None)
+    worked_out = (side for side in (last, *reversed(sides[-4:])) if not _UNWORKED.match(_plain(side)))
+    return next((found for side in worked_out if (found := next(_numbers(side, sign_first), None))), None)
+
+
+def number_stated(text: str) -> Found | None:
+    """The number of a gold answer: alone, but for its currency, percent sign or unit, or so after the last marker; None of any other."""
+    text = text.translate(LOOKALIKES)
+    clause = next(clauses(text), None)
+    for part in (text, *([clause.text] if clause else [])):
+        plain = _SIGN_FIRST.sub(r"\1", _plain(part).strip(" *_`\"'$"))
+        match = next(_NUMBER.finditer(plain), None)
+        if match and _BEFORE.fullmatch(plain[: match.start()].strip()):
+            unit = plain[match.end() :].strip().removesuffix(".").strip(" *_%$")
+            key = _number_key(match)
+            if key is not None and (not unit or (_AFTER.fullmatch(unit) and not _MANY.fullmatch(unit))):
+                return Found(match[0], key)
+    return None
 
 
 def number_alone(text: str) -> Found | None:
@@ -187,7 +236,7 @@ def _number_key(match: re.Match[str]) -> str | None:
         if int(match["den"]) == 0:
             return None
         value /= int(match["den"])
-    return ("-" if sign and value else "") + _decimal(value)
+    return ("-" if value and (value < 0) != bool(sign) else "") + _decimal(abs(value))
 
 
 def _decimal(value: Fraction) -> str:

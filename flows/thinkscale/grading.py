@@ -20,23 +20,28 @@ from importlib.metadata import version
 from typing import Any, Literal
 
 from thinkscale import sandbox
-from thinkscale.extract import MAX_ANSWER, Found, clauses, first_line, literal, number_alone, number_in
+from thinkscale.extract import MAX_ANSWER, Found, clauses, first_line, literal, number_alone, number_in, number_stated
 from thinkscale.gym import RUN_CODE
 from thinkscale.letters import gold_letter, letter_in
-from thinkscale.likeness import chrf, log10_error, normalised, token_f1, translation_in
+from thinkscale.likeness import MAX_TRANSLATION, chrf, log10_error, normalised, token_f1, translation_in
 from thinkscale.problems import Benchmark, Grader, Problem
 from thinkscale.programs import MAX_PROGRAM, program_in, same_program, share_passed
 from thinkscale.sources import ConfigError
 from thinkscale.verify import verify
 
 Status = Literal["answered", "no_answer", "truncated_answer", "too_long"]
+"""`too_long` is of what was never asked (see `grades`): no grader gives it. What is too long to be an answer is none."""
 
 VERSION: dict[Grader, str] = {
-    **{g: f"{g}-1" for g in ("exact", "reasoning_gym", "f1", "chrf")},
-    **{g: f"{g}-2" for g in ("number", "choice", "math", "code")},
+    **{g: f"{g}-2" for g in ("exact", "reasoning_gym", "f1", "chrf")},
+    **{g: f"{g}-3" for g in ("number", "choice", "math", "code")},
 }
 PACKAGE: dict[Grader, str] = {"reasoning_gym": "reasoning-gym", "math": "math-verify", "chrf": "sacrebleu"}
 """Whose judgement a grader's is, in part: its version is part of the grader's."""
+MOST: dict[Grader, int] = {"code": MAX_PROGRAM, "chrf": MAX_TRANSLATION}
+"""Characters of a gold answer, where it may have more than `MAX_ANSWER`."""
+READ: tuple[Grader, ...] = ("number", "choice", "exact", "f1", "chrf")
+"""Graders that grade a gold answer in no time; the others take it as it is, or were given it by who scores it."""
 WAITING: tuple[Grader, ...] = ("math", "code")
 """Graders that wait for a process of their own: several at once."""
 
@@ -73,10 +78,8 @@ def grade(grader: Grader, answer_text: str, problem: Problem, truncated: bool) -
         )
     if gold is None:
         raise ValueError(f"problem {problem.problem_id}: the {grader} grader finds no answer in the gold answer {problem.answer[:80]!r}.")
-    if found is None:
-        return _ungraded("truncated_answer" if truncated else "no_answer")
-    if len(found.text) > MAX_ANSWER:
-        return _ungraded("too_long")
+    if found is None or len(found.text) > MAX_ANSWER:
+        return _unanswered(truncated)
     correct = found.key == gold.key
     error = log10_error(gold.key, found.key) if grader == "number" else None
     return Grade(correct, 1.0 if correct else partial(gold.key, found.key), "answered", found.key, found.key, error)
@@ -103,17 +106,34 @@ def check_graders(graders: Iterable[Grader]) -> None:
 
 def check_golds(benchmark: Benchmark, problems: Iterable[Problem]) -> None:
     """Raise ConfigError for a gold answer that its grader could not read: said before anything is generated, not when it is graded."""
-    for number, problem in enumerate(problems if benchmark.grader in ("number", "choice") else ()):
-        try:
-            right = grade(benchmark.grader, problem.answer, problem, False).correct
-        except ValueError:
-            right = False
-        if not right:
+    for number, problem in enumerate(problems):
+        unfit = _unfit(benchmark.grader, problem)
+        if unfit:
             row = _metadata(problem.metadata).get("row", number)
             raise ConfigError(
-                f"benchmark {benchmark.name}, row {row}: its grader '{benchmark.grader}' cannot read the gold answer "
-                f"{problem.answer[:60]!r}. Mend the row, or declare another grader or column."
+                f"benchmark {benchmark.name}, row {row}: its grader '{benchmark.grader}' {unfit}. "
+                "Mend the row, or declare another grader or column."
             )
+
+
+def _unfit(grader: Grader, problem: Problem) -> str | None:
+    """What a grader cannot do with a gold answer; None where it grades it right."""
+    gold, most = problem.answer, MOST.get(grader, MAX_ANSWER)
+    if grader not in ("number", "choice") and len(gold) > most:  # of those two it may be a solution or an option
+        return f"takes at most {most:,} characters for an answer; the gold answer {gold[:60]!r} goes on to {len(gold):,}"
+    if grader not in READ:
+        return None
+    try:
+        found = grade(grader, gold, problem, False)
+    except ValueError:
+        return f"cannot read the gold answer {gold[:60]!r}"
+    stated = number_stated(gold) if grader == "number" else None
+    if grader == "number" and found.correct and (stated is None or stated.key != found.extracted_answer):
+        return (
+            f"cannot read the gold answer {gold[:60]!r} for certain (it would take {found.extracted_answer}): it wants one number, alone "
+            "or with its unit, or after '####' or 'Answer:' at the end of a solution"
+        )
+    return None if found.correct else f"cannot read the gold answer {gold[:60]!r}"
 
 
 @lru_cache
@@ -122,8 +142,9 @@ def grader_version(grader: Grader) -> str:
     return f"{VERSION[grader]}+{version(PACKAGE[grader])}" if grader in PACKAGE else VERSION[grader]
 
 
-def _ungraded(status: Status) -> Grade:
-    return Grade(False, 0.0, status, None, None)
+def _unanswered(truncated: bool) -> Grade:
+    """No answer, or nothing that is short enough to be one: it was given all the same, and choices by score count it."""
+    return Grade(False, 0.0, "truncated_answer" if truncated else "no_answer", None, None)
 
 
 # --- number ---
@@ -173,25 +194,26 @@ def _grade_f1(answer_text: str, problem: Problem, truncated: bool) -> Grade:
     """SQuAD: right if equal to one of the gold answers after normalisation; credit = the best token F1."""
     golds = [normalised(str(gold)) for gold in _metadata(problem.metadata).get("answers", [problem.answer])]
     found = _exact_of(answer_text, problem.answer, truncated)
-    if found is None:
-        return _ungraded("truncated_answer" if truncated else "no_answer")
-    if len(found.text) > MAX_ANSWER:
-        return _ungraded("too_long")
+    if found is None or len(found.text) > MAX_ANSWER:
+        return _unanswered(truncated)
     key = normalised(found.text)
     correct = key in golds
     return Grade(correct, 1.0 if correct else max(token_f1(g, key) for g in golds), "answered", found.key, golds[0] if correct else key)
 
 
 def _grade_chrf(answer_text: str, problem: Problem, truncated: bool) -> Grade:
-    """Credit = chrF; right from the threshold that the benchmark states. Right translations vote together, others by their text."""
-    found = translation_in(answer_text, truncated)
-    if found is None:
-        return _ungraded("truncated_answer" if truncated else "no_answer")
-    if len(found) > MAX_ANSWER:
-        return _ungraded("too_long")
-    likeness = chrf(problem.answer, found)
-    correct = likeness >= float(_metadata(problem.metadata)["correct_from"])
-    return Grade(correct, likeness, "answered", found, problem.answer if correct else found)
+    """Credit = chrF; right from the threshold that the benchmark states. Right translations vote together, others by their text.
+
+    Where the gold answer has several lines, so may the translation.
+    """
+    gold = problem.answer
+    whole = not truncated and answer_text.strip() == gold.strip()  # it may hold what looks like a label
+    found = gold if whole else translation_in(answer_text, truncated, len([line for line in gold.split("\n") if line.strip()]))
+    if found is None or len(found) > min(MAX_TRANSLATION, max(MAX_ANSWER, 4 * len(gold))):
+        return _unanswered(truncated)
+    likeness = chrf(gold, found)
+    correct = whole or likeness >= float(_metadata(problem.metadata)["correct_from"])
+    return Grade(correct, likeness, "answered", found, gold if correct else found)
 
 
 _ROOT = re.compile(r"√\s*(?:\(([^()]*)\)|\{([^{}]*)\}|(\d+|\w))")
@@ -214,11 +236,9 @@ def _grade_math(answer_text: str, problem: Problem, truncated: bool) -> Grade:
     Right answers vote together, others by sympy's way to print them.
     """
     marked = [c for c in (*clauses(answer_text), first_line(answer_text)) if (c.closed or not truncated) and c.text.strip(" .$*")]
-    if not marked:
-        return _ungraded("truncated_answer" if truncated else "no_answer")
-    said = marked[0].text.strip().strip("$*").removesuffix(".").strip()
-    if len(said) > MAX_ANSWER:
-        return _ungraded("too_long")
+    said = marked[0].text.strip().strip("$*").removesuffix(".").strip(" $*") if marked else ""
+    if not 0 < len(said) <= MAX_ANSWER:
+        return _unanswered(truncated)
     verdict = verify(_written(problem.answer), _written(said)) if said != problem.answer else None
     if verdict is None or verdict.equal:
         return Grade(True, 1.0, "answered", said, problem.answer)
@@ -231,10 +251,8 @@ def _grade_code(answer_text: str, problem: Problem, truncated: bool) -> Grade:
     """Right if every hidden test passes; credit = the share that does. Programs that differ in layout only vote together."""
     metadata = _metadata(problem.metadata)
     program = program_in(answer_text, metadata, truncated)
-    if program is None:
-        return _ungraded("truncated_answer" if truncated else "no_answer")
-    if len(program) > MAX_PROGRAM:
-        return _ungraded("too_long")
+    if program is None or len(program) > MAX_PROGRAM:
+        return _unanswered(truncated)
     sandbox.check()
     share = share_passed(program, problem.answer, metadata)
     return Grade(share == 1, share, "answered", program, same_program(program))
@@ -255,13 +273,11 @@ def _grade_reasoning_gym(answer_text: str, problem: Problem, truncated: bool) ->
     metadata = _metadata(problem.metadata)
     dataset, entry = str(metadata["dataset"]), dict(metadata["entry"])
     candidates = [] if truncated else [answer_text.strip()]
-    candidates += [c.text.strip(" *`\t") for c in (*clauses(answer_text), first_line(answer_text)) if c.closed or not truncated][:1]
-    candidates = [c for c in candidates if c]
-    if not candidates:
-        return _ungraded("truncated_answer" if truncated else "no_answer")
-    short = [c for c in candidates if len(c) <= MAX_ANSWER]
+    marked = [c.text.strip(" *`\t") for c in (*clauses(answer_text), first_line(answer_text)) if c.closed or not truncated][:1]
+    candidates += [*marked, *(c.removesuffix(".").rstrip(" *`\t") for c in marked if c.endswith("."))]  # **yes**.
+    short = [c for c in candidates if 0 < len(c) <= MAX_ANSWER]
     if not short:
-        return _ungraded("too_long")
+        return _unanswered(truncated)
     scores = [_score(dataset, c, entry) for c in short]
     best = max(range(len(short)), key=lambda i: (scores[i], i))
     correct, partial = scores[best] == 1, min(1.0, max(0.0, scores[best]))

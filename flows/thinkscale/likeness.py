@@ -5,6 +5,7 @@ use them define them. What it does not do: find the answer in a text (see `extra
 """
 
 import functools
+import itertools
 import math
 import re
 import string
@@ -76,8 +77,13 @@ def _decimal(number: str) -> Decimal:
     return _WIDE.divide(Decimal(whole), Decimal(denominator)) if denominator else Decimal(whole)
 
 
-def translation_in(text: str, truncated: bool) -> str | None:
-    """The translation in an answer: what stands after the last label ("Translation:"), else its first line that announces nothing.
+MAX_TRANSLATION = 20_000
+"""Characters of a translation, of a whole document at most: chrF's time grows with them, to a tenth of a second."""
+
+
+def translation_in(text: str, truncated: bool, most_lines: int = 1) -> str | None:
+    """The translation in an answer: what stands after the last label ("Translation:"), else from its first line that announces nothing,
+    and as many lines as it can have.
 
     None where there is none; of a text that ran into its cap only a line that was ended counts.
     """
@@ -87,5 +93,6 @@ def translation_in(text: str, truncated: bool) -> str | None:
     lines = text.split("\n")
     if truncated:
         lines = lines[:-1]
-    said = (line.strip().strip('*`"\u201c\u201d').strip() for line in lines)
-    return next((" ".join(line.split()) for line in said if line and not line.endswith(":")), None)
+    said = [line.strip().strip('*`"\u201c\u201d').strip() for line in lines]
+    told = itertools.islice(itertools.dropwhile(lambda line: line.endswith(":"), filter(None, said)), most_lines)
+    return " ".join(" ".join(line.split()) for line in told) or None

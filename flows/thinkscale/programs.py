@@ -14,8 +14,9 @@ from typing import Any
 from thinkscale import sandbox
 
 MAX_PROGRAM = 20_000
-"""Characters; a longer one is not run."""
-_FENCE = re.compile(r"^([ \t]*)```[ \t]*(\w*)[^\n]*\n(.*?)^[ \t]*```", re.DOTALL | re.MULTILINE)
+"""Characters; what is longer is no answer."""
+_FENCE = re.compile(r"^([ \t]*)(```|~~~)[ \t]*(\w*)[^\n]*\n(.*?)^[ \t]*\2", re.DOTALL | re.MULTILINE)
+_OPENED = re.compile(r"```|^[ \t]*~~~", re.MULTILINE)
 
 
 def program_in(text: str, metadata: dict[str, Any], truncated: bool) -> str | None:
@@ -25,15 +26,15 @@ def program_in(text: str, metadata: dict[str, Any], truncated: bool) -> str | No
     block counts.
     """
     # a block inside a list is indented as a whole
-    fences = [m for m in _FENCE.finditer(text) if m[2].lower() in ("", "python", "py", "python3")]
-    blocks = [re.sub(rf"^{m[1]}", "", m[3], flags=re.MULTILINE) for m in fences]
+    fences = [m for m in _FENCE.finditer(text) if m[3].lower() in ("", "python", "py", "python3")]
+    blocks = [re.sub(rf"^{m[1]}", "", m[4], flags=re.MULTILINE) for m in fences]
     prompt, entry_point = str(metadata.get("prompt", "")), str(metadata.get("entry_point", ""))
     defines = re.compile(
         rf"^\s*(?:async\s+)?(?:def|class)\s+{re.escape(entry_point)}\b" if entry_point else r"^\s*(?:def|class)\s", re.MULTILINE
     )
     if blocks:
         body = next((b for b in reversed(blocks) if defines.search(b)), blocks[-1])
-    elif truncated or "```" in text or not text.strip():
+    elif truncated or _OPENED.search(text) or not text.strip():
         return None
     else:
         body = text

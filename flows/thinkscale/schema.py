@@ -204,7 +204,12 @@ GRADES = Table(
             nullable=True,
             since=4,
         ),
-        Column("status", id_type, "`answered`, `no_answer`, `truncated_answer` or `too_long`."),
+        Column(
+            "status",
+            id_type,
+            "`answered`, `no_answer` (none was found, or it is too long to be one), `truncated_answer` (none before the answer ran into "
+            "its cap) or `too_long` (the problem did not fit the context: nothing was asked).",
+        ),
         Column("extracted_answer", pa.string(), "Canonical final answer; null where none was found.", nullable=True),
         Column("answer_class", pa.string(), "Answers of one class vote together; null abstains.", nullable=True),
         Column("grader_version", id_type, "Name and version of the grader."),
