@@ -2,7 +2,7 @@
 
 import sys
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 sys.path.insert(0, str(Path(__file__).parent))  # the library stands beside the flow files, installed or not
 
@@ -12,6 +12,7 @@ console.settle_prefect()
 
 from prefect import State, flow, runtime, task  # noqa: E402
 from prefect.cache_policies import NO_CACHE  # noqa: E402
+from prefect.states import Crashed  # noqa: E402
 from prefect.utilities.annotations import quote  # noqa: E402
 
 from shown import show_cells  # noqa: E402
@@ -20,6 +21,7 @@ from thinkscale.config import Experiment  # noqa: E402
 from thinkscale.endpoint import RequestFailed  # noqa: E402
 from thinkscale.generate import Generator  # noqa: E402
 from thinkscale.plan import RESULTS  # noqa: E402
+from thinkscale.remote import StorageError, patient  # noqa: E402
 from thinkscale.serving import Running  # noqa: E402
 from thinkscale.shards import Shard, ShardDone, run_shard  # noqa: E402
 from thinkscale.store import Store  # noqa: E402
@@ -50,13 +52,14 @@ async def generate_shard(label: str, shard: Shard, generator: Generator, store: 
 
 # no validation by Prefect: an experiment is checked by the one loader that gives one clear error (`open_study`)
 @flow(name="evaluate-model", flow_run_name=run_name, persist_result=False, validate_parameters=False)
-async def evaluate_model(experiment: str | Experiment, model: str, results: str = str(RESULTS)) -> int:
+async def evaluate_model(experiment: str | Experiment, model: str, results: str = str(RESULTS)) -> int | State[Any]:
     """Do all that one model of an experiment owes; of its scorer: read the answers that are not scored.
 
     Args:
         experiment: name of a shipped experiment, path of a YAML file, or its content.
         model: one of its models, or its scorer.
         results: folder or URL where results folders are.
+    Returns: how many shards were run here; that it crashed, where the store of results was away for too long: it is lost then, not failed.
     """
     deployed = bool(runtime.deployment.id)
     if deployed:
@@ -70,7 +73,13 @@ async def evaluate_model(experiment: str | Experiment, model: str, results: str 
         return await generate_shard(f"{model} {shard.label}", *parts)
 
     run_id = str(runtime.flow_run.id or "")
-    if model == study.config.scorer:
-        return await scoring.score(study, run_id)
-    async with show_cells(study, model):
-        return await evaluate.evaluate(study, model, in_task, EARLY.pop(model, None), run_id)
+    try:
+        with patient():
+            if model == study.config.scorer:
+                return await scoring.score(study, run_id)
+            async with show_cells(study, model):
+                return await evaluate.evaluate(study, model, in_task, EARLY.pop(model, None), run_id)
+    except StorageError as e:
+        if not e.passing:
+            raise
+        return Crashed(message=str(e))

@@ -1,6 +1,6 @@
 """What Prefect's pages show of an experiment: a table of cells, progress, the plots. Made from disk, every half minute at most.
 
-It is for looking at: where Prefect's API does not answer, a line is logged and the work goes on.
+It is for looking at: where Prefect's API does not answer, or what is done cannot be read, a line is logged and the work goes on.
 """
 
 import asyncio
@@ -17,6 +17,7 @@ import httpx
 import pandas as pd
 from prefect.artifacts import acreate_markdown_artifact, acreate_progress_artifact, acreate_table_artifact, aupdate_progress_artifact
 
+from thinkscale import files
 from thinkscale.plan import Study
 from thinkscale.status import cells
 
@@ -37,8 +38,12 @@ async def show_cells(study: Study, model: str | None = None) -> AsyncIterator[No
     """While the block runs, keep a progress artifact up to date; at its end, or when it fails, leave the table of cells."""
     whose = model or "all"
 
-    async def mine() -> pd.DataFrame:
-        found = await asyncio.to_thread(cells, study)
+    async def mine() -> pd.DataFrame | None:
+        try:
+            found = await asyncio.to_thread(cells, study)
+        except OSError as e:  # who works there says what it means; that we cannot show it must hide nothing
+            log.warning("what is done cannot be shown: %s", e)
+            return None
         return found if model is None else found[found["model"] == model]
 
     def share(now: pd.DataFrame) -> float:
@@ -46,7 +51,8 @@ async def show_cells(study: Study, model: str | None = None) -> AsyncIterator[No
 
     async def keep(progress: UUID | None) -> None:
         while progress is not None:
-            await _tolerated(aupdate_progress_artifact(progress, progress=share(await mine())))
+            if (now := await mine()) is not None:
+                await _tolerated(aupdate_progress_artifact(progress, progress=share(now)))
             await asyncio.sleep(SECONDS)
 
     progress = await _tolerated(acreate_progress_artifact(progress=0.0, key=key(study, whose, "progress"), description=whose))
@@ -55,8 +61,8 @@ async def show_cells(study: Study, model: str | None = None) -> AsyncIterator[No
         yield
     finally:
         keeper.cancel()
-        if sys.exception() is None or isinstance(sys.exception(), Exception):  # being stopped, every second counts
-            now = await mine()
+        going_on = sys.exception() is None or isinstance(sys.exception(), Exception)  # being stopped, every second counts
+        if going_on and (now := await mine()) is not None:
             if progress is not None:
                 await _tolerated(aupdate_progress_artifact(progress, progress=share(now)))
             table = json.loads(now.to_json(orient="records"))
@@ -66,8 +72,8 @@ async def show_cells(study: Study, model: str | None = None) -> AsyncIterator[No
 async def show_plots(study: Study) -> None:
     """The plots of an analysis, as pictures in a page."""
     pictures = []
-    for path in sorted((study.store.root / "plots").glob("*.png"), key=lambda p: p.name):
-        data = base64.b64encode(path.read_bytes()).decode()
+    for path in files.listed(study.store.root / "plots", ".png"):
+        data = base64.b64encode(files.read(path)).decode()
         pictures.append(f"![{path.stem}](data:image/png;base64,{data})")
     await _tolerated(acreate_markdown_artifact("\n\n".join(pictures), key=key(study, "plots"), description=study.config.asks))
 

@@ -38,7 +38,8 @@ from evaluate_model import EARLY, evaluate_model  # noqa: E402
 from shown import show_cells  # noqa: E402
 from thinkscale import files  # noqa: E402
 from thinkscale.config import Experiment  # noqa: E402
-from thinkscale.fanout import CLUSTERS, Ended, Listener, Unfinished, fan_out, resources, work_queue  # noqa: E402
+from thinkscale.fanout import CLUSTERS, Ended, Unfinished, fan_out, resources, work_queue  # noqa: E402
+from thinkscale.listening import Beats, Listener  # noqa: E402
 from thinkscale.manifest import write_manifest  # noqa: E402
 from thinkscale.plan import RESULTS, Study  # noqa: E402
 
@@ -101,6 +102,7 @@ class Runs:
         self._turn, self._answered = asyncio.Lock(), 0.0
         self._look, self._next_look = asyncio.Lock(), 0.0
         self._waiting: dict[UUID, State | None] = {}
+        self._beats: Beats | None = None
 
     async def submit(self, deployment: str, **run: Any) -> FlowRun:
         """Submit a run once, however often we have to ask; if we are stopped meanwhile, cancel it.
@@ -143,6 +145,11 @@ class Runs:
                 )  # a slow server is not asked more than it can answer
         return self._waiting[run]
 
+    def listener(self, study: Study, run: UUID) -> Listener:
+        """Who hears whether a run lives; all of them by the same looks at the results folder."""
+        self._beats = self._beats or Beats(study.store, POLL_SECONDS)
+        return Listener(self._beats, str(run))
+
     def forget(self, run: UUID) -> None:
         """Ask of it no more."""
         self._waiting.pop(run, None)
@@ -166,7 +173,7 @@ async def _in_pool(study: Study, content: dict[str, Any], results: str, runs: Ru
         )
     except httpx.HTTPError as e:
         return Ended("failed", f"Prefect's API did not take the run ({type(e).__name__}: {e})")
-    listener, seen, over, claim_timeout = Listener(study.store, str(run.id)), StateType.SCHEDULED, False, study.config.engine.claim_timeout
+    listener, seen, over, claim_timeout = runs.listener(study, run.id), StateType.SCHEDULED, False, study.config.engine.claim_timeout
     patience = {StateType.RUNNING: 2 * claim_timeout, StateType.CANCELLING: 2 * claim_timeout}
     if pool not in CLUSTERS:
         patience[StateType.PENDING] = BEGIN_SECONDS
@@ -194,7 +201,7 @@ async def _in_pool(study: Study, content: dict[str, Any], results: str, runs: Ru
     finally:
         runs.forget(run.id)
         if not over:
-            _end(run.id, silent=listener.silence() > patience.get(seen, math.inf), overruled=seen == StateType.CRASHED)
+            _end(run.id, silent=listener.silent > patience.get(seen, math.inf), overruled=seen == StateType.CRASHED)
 
 
 async def _states(runs: list[UUID]) -> dict[UUID, State | None]:

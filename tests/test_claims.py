@@ -1,6 +1,7 @@
 """Several runs share what is owed: who has a slice, who is dead, and that a frozen owner who wakes mixes nothing in."""
 
 import asyncio
+import errno
 import json
 import os
 import re
@@ -71,6 +72,55 @@ def test_an_owner_whose_beat_stands_still_by_our_own_clock_is_dead(tmp_path):
         owner.check("s")
     owner.release("s")
     watcher.check("s")  # what the old owner does touches nothing
+
+
+def test_nobody_is_dead_because_the_storage_was_away(tmp_path):
+    owner, mine = claims(tmp_path, timeout=0.6), claims(tmp_path, timeout=0.6)
+    owner._beat(0)
+    assert owner.take("s", "")
+    with mine:
+        assert not mine.free(["s"])
+        (tmp_path / "claims").rename(tmp_path / "away")
+        (tmp_path / "claims").write_text("in the way")
+        assert eventually(lambda: mine._there_since > time.monotonic(), 10), "its own beat tells it"
+        time.sleep(0.7)
+        (tmp_path / "claims").unlink()
+        (tmp_path / "away").rename(tmp_path / "claims")
+        assert not mine.free(["s"]), "it could not beat either"
+        assert eventually(lambda: mine.free(["s"]), 10)
+
+
+@pytest.fixture
+def full(monkeypatch):
+    """Fills the disk."""
+
+    def fsync(descriptor):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    return lambda: monkeypatch.setattr(os, "fsync", fsync)
+
+
+def test_on_a_full_disk_what_the_work_failed_of_is_told_and_no_beat_is_left(tmp_path, full, caplog):
+    with pytest.raises(RuntimeError, match="the work failed"), Claims(Store(tmp_path), MODEL, 60.0) as mine:
+        assert mine.take("s", "") and mine.take("t", "")
+        full()
+        raise RuntimeError("the work failed")
+    assert not list((tmp_path / "claims").glob("owner-*")) and claims(tmp_path).free(["s", "t"]) == {"s", "t"}
+    assert "claims could not be given back" in caplog.text and "No space left" in caplog.text
+
+
+def test_a_claim_that_could_not_be_given_back_can_be_taken_again_by_who_had_it(tmp_path, full, monkeypatch):
+    async def hold(mine):
+        async with mine.hold("s", "sums 1-4"):
+            full()
+            raise RuntimeError("the work failed")
+
+    with claims(tmp_path) as mine, claims(tmp_path) as other:
+        with pytest.raises(RuntimeError, match="the work failed"):
+            asyncio.run(hold(mine))
+        monkeypatch.undo()
+        assert not other.take("s", "") and mine.free(["s"]) == {"s"} and mine.take("s", "")
+        mine.check("s")
 
 
 def test_a_living_owner_is_not_dead_however_long_it_takes(tmp_path):

@@ -1,6 +1,7 @@
 """The policy of a sweep, with launches that do not exist."""
 
 import asyncio
+import os
 import subprocess
 import sys
 from dataclasses import replace
@@ -10,10 +11,11 @@ import yaml
 
 from fakes import model, run_toy, study
 from test_claims import claims
-from thinkscale import console, fanout
+from thinkscale import console, files
 from thinkscale.claims import Claims
 from thinkscale.config import FLOWS, ConfigError
-from thinkscale.fanout import Ended, Listener, Unfinished, fan_out, largest_first, resources
+from thinkscale.fanout import Ended, Unfinished, fan_out, largest_first, resources
+from thinkscale.listening import Beats, Listener
 from thinkscale.plan import RESULTS, open_study, slice_ids
 
 MODELS = ["fake-21k", "fake-100k"]
@@ -123,7 +125,8 @@ def test_what_another_run_finished_is_no_failure(tmp_path):
 
 def test_a_run_is_silent_since_its_last_new_beat(tmp_path, monkeypatch):
     store = study(tmp_path).store
-    listener = Listener(store, "run-1")
+    beats = Beats(store, 0.0)
+    listener = Listener(beats, "run-1")
     with claims(store.root, run="run-1") as mine, claims(store.root, run="run-2") as other:
         for number in range(1, 12):
             mine._beat(number)
@@ -133,15 +136,29 @@ def test_a_run_is_silent_since_its_last_new_beat(tmp_path, monkeypatch):
         _pause(0.3)
         other._beat(99)
         assert listener.silence() > 0.3, "the beat of another does not count"
-        assert listener.lives(9.0) and not listener.lives(0.2) and not Listener(store, "run-3").lives(9.0)
+        assert listener.lives(9.0) and not listener.lives(0.2) and not Listener(beats, "run-3").lives(9.0)
         listener.wait_again()
         assert listener.silence() < 0.3
         _pause(0.3)
-        monkeypatch.setattr(fanout, "at_work", _no_disk)
+        monkeypatch.setattr(files, "listed", _no_disk)
         assert listener.silence() < 0.3, "where nothing can be read, nothing is known of the run"
 
 
-def _no_disk(store):
+def test_hundreds_of_listeners_look_once_and_write_nothing(tmp_path, monkeypatch):
+    store = study(tmp_path).store
+    for number in range(20):
+        claims(store.root, run=str(number))._beat(0)
+    listed, looks = files.listed, []
+    monkeypatch.setattr(files, "listed", lambda *what: looks.append(what) or listed(*what))
+    monkeypatch.setattr(files, "put", None)
+    before = os.stat(store.root / "claims").st_mtime_ns
+    beats = Beats(store, 60.0)
+    listeners = [Listener(beats, str(number)) for number in range(20)]
+    assert all(listener.lives(9.0) for listener in listeners) and all(listener.silence() == 0.0 for listener in listeners)
+    assert len(looks) == 1 and os.stat(store.root / "claims").st_mtime_ns == before
+
+
+def _no_disk(*_):
     raise OSError(5, "Input/output error")
 
 

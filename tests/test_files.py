@@ -2,6 +2,7 @@
 
 import errno
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -111,6 +112,29 @@ def test_a_file_is_moved_once_and_removed_as_often_as_one_likes(folder):
     files.remove(folder / "c" / "d")
     files.remove(folder / "c" / "d")
     assert files.listed(folder / "c") == []
+
+
+def test_a_check_that_was_killed_leaves_nothing_for_long(folder):
+    code = f"""
+import os, signal, sys; sys.path.insert(0, {str(FLOWS)!r})
+from thinkscale import files
+files.remove = lambda path: os.kill(os.getpid(), signal.SIGKILL)
+files.check(files.place({str(folder)!r}))
+"""
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == -signal.SIGKILL
+    files.put(folder / ".a.parquet.abc-12-77.0123456789ab.tmp", b"of another machine, a moment ago")
+    (gone,) = files.remove_abandoned(folder)
+    assert gone.startswith(".probe.") and [p.name for p in folder.iterdir()] == [".a.parquet.abc-12-77.0123456789ab.tmp"]
+
+
+def test_a_file_is_as_old_as_the_folder_s_own_clock_says_and_asking_leaves_nothing(folder):
+    path = folder / "a"
+    files.put(path, b"1")
+    there = files.now(folder)
+    assert 0.0 <= files.age(path, there) < 60.0 and 99.0 < files.age(path, there + 100.0) < 160.0
+    files.remove(path)
+    gone = files.age(path, there)
+    assert gone != gone and files.versions(folder) == {} and (not files.is_local(folder) or os.listdir(folder) == [])
 
 
 def test_a_place_that_keeps_writers_apart_passes_the_check_and_nothing_is_left(folder):

@@ -13,6 +13,7 @@ finds the next generation, and `Guarded` stores publish nothing for it (and coul
 import asyncio
 import json
 import logging
+import math
 import os
 import socket
 import threading
@@ -20,7 +21,9 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
+from contextvars import copy_context
 from dataclasses import asdict, dataclass, fields
+from functools import partial
 from types import TracebackType
 from typing import Any, NamedTuple, Self, TypeVar
 
@@ -101,6 +104,7 @@ class Claims:
         self.owner = Owner(os.urandom(8).hex(), model, host, machine, me, files.started(me), timeout, logs, run)
         self._held: dict[str, Held] = {}
         self._seen: dict[str, tuple[int, float]] = {}
+        self._there_since = 0.0  # the storage, as far as we know by our own beat
         self._ending = threading.Event()
         self._thread = threading.Thread(target=self._keep_beating, daemon=True, name="claims")
         self._turns = ThreadPoolExecutor(1, thread_name_prefix="claim")
@@ -114,24 +118,36 @@ class Claims:
         self._turns.shutdown()  # what waits its turn is done first
         self._ending.set()
         self._thread.join()
-        for slice_id in list(self._held):
-            self.release(slice_id)
-        files.remove(self._beat_file(self.owner.token))
+        try:
+            for slice_id in list(self._held):
+                self.release(slice_id)
+        except OSError as e:
+            log.warning("claims could not be given back (%s); they are nobody's once this run's beat is gone", e)
+        try:  # also on a full disk; and what the work failed of is to be told, not this
+            files.remove(self._beat_file(self.owner.token))
+        except OSError as e:
+            log.warning("this run's beat could not be deleted (%s); others take over after %g s", e, self.timeout)
 
     async def in_turn(self, do: Callable[..., T], *arguments: Any) -> T:
         """What a call returns that is made after all that were asked for before: in one thread, and made even where we are cancelled.
 
         Else a release that waits its turn would be dropped, and who looks what is free would still see it claimed.
         """
-        return await asyncio.shield(asyncio.get_running_loop().run_in_executor(self._turns, do, *arguments))
+        as_here = partial(copy_context().run, do, *arguments)
+        return await asyncio.shield(asyncio.get_running_loop().run_in_executor(self._turns, as_here))
 
     @asynccontextmanager
     async def hold(self, slice_id: str, label: str) -> AsyncIterator[bool]:
         """Hold a slice within the block; False where a living other has it. Given back even where we are cancelled while taking it."""
         try:
             yield await self.in_turn(self.take, slice_id, label)
-        finally:
-            await self.in_turn(self.release, slice_id)
+        except BaseException:
+            try:
+                await self.in_turn(self.release, slice_id)
+            except OSError as e:  # what the work failed of is to be told, not this
+                log.warning("%s could not be given back (%s)", label, e)
+            raise
+        await self.in_turn(self.release, slice_id)
 
     def take(self, slice_id: str, label: str) -> bool:
         """Claim a slice; False where a living other has it.
@@ -140,7 +156,7 @@ class Claims:
             label: for people, see `owners`.
         """
         last = _last(_by_slice(files.listed(self.folder, ".json", f"{slice_id}.")).get(slice_id, {}))
-        if not self._is_open(last):
+        if not self._is_open(slice_id, last):
             return False
         mine = Claim(last.generation + 1, self.owner.token)
         files.put_new(self._file(slice_id, mine.generation), json.dumps({"owner": mine.owner}).encode())
@@ -163,15 +179,17 @@ class Claims:
         """Let others have it; nothing happens where we have it not."""
         if slice_id not in self._held:
             return
-        if self._is_ours(slice_id):
-            files.put_new(self._file(slice_id, self._held[slice_id].generation + 1), json.dumps({"owner": None}).encode())
-        del self._held[slice_id]
+        try:
+            if self._is_ours(slice_id):
+                files.put_new(self._file(slice_id, self._held[slice_id].generation + 1), json.dumps({"owner": None}).encode())
+        finally:
+            del self._held[slice_id]
 
     def forget(self, slice_ids: set[str]) -> None:
         """Delete the claims on slices that nothing is owed of, unless somebody holds them, and the beats of owners known to be dead."""
         there = files.listed(self.folder, ".json")
         for path in there:
-            beat = _heard(path) if path.name.startswith("owner-") else None
+            beat = heard(path) if path.name.startswith("owner-") else None
             if beat is not None and beat.owner.token != self.owner.token and self._is_silent(beat):
                 files.remove(path)
         claimed = _by_slice(there)
@@ -180,10 +198,12 @@ class Claims:
                 files.remove(path)
 
     def _free(self, slice_ids: Iterable[str], claimed: Mapping[str, Mapping[int, UPath]]) -> set[str]:
-        return {slice_id for slice_id in slice_ids if self._is_open(_last(claimed.get(slice_id, {})))}
+        return {slice_id for slice_id in slice_ids if self._is_open(slice_id, _last(claimed.get(slice_id, {})))}
 
-    def _is_open(self, last: Claim) -> bool:
-        return last.owner is None or (last.owner != self.owner.token and self._is_dead(last.owner))
+    def _is_open(self, slice_id: str, last: Claim) -> bool:
+        if last.owner == self.owner.token:  # not held: we could not say that we gave it back, or that we took it
+            return slice_id not in self._held
+        return last.owner is None or self._is_dead(last.owner)
 
     def _is_ours(self, slice_id: str) -> bool:
         generation = self._held[slice_id].generation
@@ -191,7 +211,7 @@ class Claims:
         return said == {"owner": self.owner.token} and _read(self._file(slice_id, generation + 1)) is None
 
     def _is_dead(self, token: str) -> bool:
-        beat = _heard(self._beat_file(token))
+        beat = heard(self._beat_file(token))
         return beat is None or self._is_silent(beat)  # the beat is there before the first claim and goes after the last
 
     def _is_silent(self, beat: Beat) -> bool:
@@ -202,7 +222,7 @@ class Claims:
         if number != beat.number:
             self._seen[beat.owner.token] = (beat.number, now)
             return False
-        return now - since > max(self.timeout, beat.owner.timeout)
+        return now - max(since, self._there_since) > max(self.timeout, beat.owner.timeout)  # while it was away nobody could beat
 
     def _file(self, slice_id: str, generation: int) -> UPath:
         return self.folder / f"{slice_id}.{generation}.json"
@@ -215,12 +235,18 @@ class Claims:
         files.put(self._beat_file(self.owner.token), json.dumps(said).encode())
 
     def _keep_beating(self) -> None:
-        number, pool = 0, ThreadPoolExecutor(1, thread_name_prefix="beat")
+        number, pool, last = 0, ThreadPoolExecutor(1, thread_name_prefix="beat"), time.monotonic()
         while not self._ending.wait(self.timeout / 6):
             number += 1
             failure = pool.submit(self._beat, number).exception()  # of whatever kind the storage's driver raises
             if failure is not None:  # storage that comes back in time costs nothing; otherwise `check` finds out
                 log.warning("the beat of this run could not be written: %s", failure)
+                self._there_since = math.inf
+                continue
+            now = time.monotonic()
+            if self._there_since > now or now - last > self.timeout / 2:
+                self._there_since = now
+            last = now
 
 
 class Seen(NamedTuple):
@@ -237,14 +263,22 @@ class Seen(NamedTuple):
     """Its beat."""
 
 
+def heard(path: UPath) -> Beat | None:
+    """A beat; None where it is gone, or no beat as we know it (another version of this project may say more of its owner)."""
+    try:
+        said = _read(path) or {}
+        owner = Owner(**{field.name: said["owner"][field.name] for field in fields(Owner)})
+        return Beat(said["beat"], owner, tuple(said["slices"]))
+    except (KeyError, TypeError):
+        return None
+
+
 def at_work(store: Store) -> list[Seen]:
     """Who works on an experiment; processes that certainly ended are left out, others may have died `silent` seconds ago."""
-    found = []
-    for path in files.listed(store.root / FOLDER, ".json", "owner-"):
-        beat = _heard(path)
-        if beat is not None and not beat.owner.gone:
-            found.append(Seen(beat.owner, beat.slices, beat.number, files.age(path), path))
-    return found
+    folder = store.root / FOLDER
+    beats = [(path, beat) for path in files.listed(folder, ".json", "owner-") if (beat := heard(path)) and not beat.owner.gone]
+    there = files.now(folder) if beats and files.is_local(store.root) else float("nan")
+    return [Seen(beat.owner, beat.slices, beat.number, files.age(path, there), path) for path, beat in beats]
 
 
 def _by_slice(paths: Iterable[UPath]) -> dict[str, dict[int, UPath]]:
@@ -266,19 +300,9 @@ def _last(generations: Mapping[int, UPath]) -> Claim:
     return Claim(last, None if said is None else said.get("owner"))
 
 
-def _heard(path: UPath) -> Beat | None:
-    """A beat; None where it is gone, or no beat as we know it (another version of this project may say more of its owner)."""
-    try:
-        said = _read(path) or {}
-        owner = Owner(**{field.name: said["owner"][field.name] for field in fields(Owner)})
-        return Beat(said["beat"], owner, tuple(said["slices"]))
-    except (KeyError, TypeError):
-        return None
-
-
 def _read(path: UPath) -> dict[str, Any] | None:
     try:
-        said = json.loads(path.read_bytes())
+        said = json.loads(files.read(path))
     except (FileNotFoundError, ValueError):  # gone since it was listed; or not ours
         return None
     return said if isinstance(said, dict) else None

@@ -30,6 +30,7 @@ from thinkscale.fanout import Unfinished
 from thinkscale.files import FilesError
 from thinkscale.outlook import plan, plan_table
 from thinkscale.plan import RESULTS, Study, open_study
+from thinkscale.remote import StorageError
 from thinkscale.serving import Running
 from thinkscale.status import status_view
 from thinkscale.store import StoreError
@@ -68,7 +69,7 @@ def analyze_command(about: str | None) -> Command:
     parser.add_argument("--mixed", action="store_true", help="take answers of several engines or graders together")
     asked = parser.parse_args()
     study = _study(asked.experiment, asked.results)
-    if not study.store.parts("answers"):
+    if not _or_exit(lambda: study.store.parts("answers")):
         sys.exit(f"error: {study.store.root}: no answers of this experiment. Run: {sweep_again(asked.experiment, asked.results, None)}")
     log_to_terminal()
     return Command(asked.experiment, asked.results, {}, mixed=asked.mixed)
@@ -132,7 +133,7 @@ def one_line() -> Iterator[None]:
 def in_one_line(e: BaseException) -> str:
     """What to say of an error that is none of ours; nothing where it may be."""
     match e:
-        case ConfigError() | FilesError() | StoreError() | TableError() | ClaimError():
+        case ConfigError() | FilesError() | StoreError() | TableError() | ClaimError() | StorageError():
             return str(e)
         case httpx.HTTPStatusError(request=request, response=response):
             hint = " Of a Prefect server: PREFECT_API_AUTH_STRING must be its user:password." if response.status_code == 401 else ""

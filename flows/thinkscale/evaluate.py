@@ -128,14 +128,14 @@ async def evaluate(study: Study, model: str, do_shard: RunShard = run_shard, ear
     Raises: EngineFailure after `max_restarts` restarts, Preempted, what a shard raises, or what a grader lacks here.
     """
     await asyncio.to_thread(check_input, study)
-    files.check(study.store.root)
+    await asyncio.to_thread(files.check, study.store.root)
     timeout = study.config.engine.claim_timeout
     with drain_on_sigterm(model) as drain, Claims(study.store, model, timeout, str(study.logs), run_id) as claims:
         run = Run(study, model, claims, drain, do_shard)
         try:
             await asyncio.to_thread(check_graders, {study.known[benchmark].grader for benchmark in study.config.benchmarks})
             ran, restarts = 0, 0
-            while (owed := await claims.in_turn(run.look)).shards or loss.is_owed(study, model):
+            while (owed := await claims.in_turn(run.look)).shards or owed.loss:
                 try:
                     ran += await run.some(owed, early)
                 except EngineFailure as e:
@@ -149,7 +149,7 @@ async def evaluate(study: Study, model: str, do_shard: RunShard = run_shard, ear
             if early is not None:
                 await asyncio.to_thread(early.stop)
         log.info("%s: nothing owed", model)
-        claims.forget(run.slices)
+        await claims.in_turn(claims.forget, run.slices)
         return ran
 
 
@@ -159,6 +159,8 @@ class Owed(NamedTuple):
     shards: list[Shard]
     free: list[Shard]
     """Of them those that nobody is at work on: an engine may be started for them."""
+    loss: bool
+    """Whether its loss is owed, too."""
 
 
 @dataclass
@@ -187,7 +189,7 @@ class Run:
         """
         before, shards = self.claims.free(self.slices), self.owed()
         free = before & self.claims.free([shard.slice_id for shard in shards])
-        return Owed(shards, [shard for shard in shards if shard.slice_id in free])
+        return Owed(shards, [shard for shard in shards if shard.slice_id in free], loss.is_owed(self.study, self.model))
 
     def owed(self) -> list[Shard]:
         """What is owed now. Raises StoreError where a shard that was done here is owed as before: nothing would ever end it."""
@@ -213,7 +215,7 @@ class Run:
 
         No shards: only the loss is owed.
         """
-        shards, free = owed
+        shards, free = owed.shards, owed.free
         if free or not shards:
             meter = Meter(self.study.store, self.model, self.claims.owner.host, self.study.catalogue.models[self.model].gpus)
             async with _serving(self.study, self.model, free, early, meter) as endpoint:

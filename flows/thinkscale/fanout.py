@@ -1,28 +1,30 @@
 """Shares an experiment out over runs: one or more for each model, the dearest first; those that are lost are submitted again.
 
 Why: schedulers report the death of a run late or never (a worker that is killed leaves its run "running" for ever), and one model that
-fails must not cost the others. A run lives as long as its beat in the results folder moves (`claims`), by our own clock.
+fails must not cost the others. A run lives as long as its beat in the results folder moves (`listening`), by our own clock.
 What it does not do: start anything itself (the flows pass in how), hold a slot or a lease while it waits.
 """
 
 import asyncio
 import logging
 import math
-import time
 from collections import Counter
 from collections.abc import Awaitable, Callable
-from typing import Any, Literal, NamedTuple
+from functools import partial
+from typing import Any, Literal, NamedTuple, TypeVar
 
 from thinkscale import loss, scores
-from thinkscale.claims import Claims, at_work
+from thinkscale.claims import Claims
 from thinkscale.config import ConfigError, Model
 from thinkscale.launch import queue_of_gpus
 from thinkscale.outlook import plan
 from thinkscale.plan import Study, slice_ids
+from thinkscale.remote import patient
 from thinkscale.schema import TableName
-from thinkscale.store import Store
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 
 class Ended(NamedTuple):
@@ -80,39 +82,60 @@ async def fan_out(study: Study, launch: Launch, command: str, *, at_once: int, r
     """
     if replicas < 1:
         raise ConfigError(f"replicas: {replicas}; at least one run for each model.")
-    places, failures, done = asyncio.Semaphore(at_once), list[str](), await asyncio.to_thread(published, study)
+    with patient():
+        places, failures, done = asyncio.Semaphore(at_once), list[str](), await asyncio.to_thread(published, study)
 
-    async def one(model: str, name: str) -> None:
-        async with places:
-            in_vain, again, before = 0, 0, done[model]
-            while True:
-                ended = await launch(model, f"{name}, again {again}" if again else name)
-                if ended.how == "lost" and not await asyncio.to_thread(_owes, study, model):
-                    await asyncio.to_thread(_tidy, study, model)
-                    return  # what is on disk decides
-                if ended.how != "lost" or not resubmits:
-                    break
-                now = (await asyncio.to_thread(published, study))[model]
-                in_vain, again, before = in_vain + (now == before), again + 1, now
-                if in_vain > resubmits:
-                    break
-                log.warning("%s is lost (%s); submitted again", name, ended.said)
+        async def one(model: str, name: str) -> None:
+            async with places:
+                ended = await _until_done(study, launch, resubmits, model, name, done[model])
             if ended.how != "completed":
                 log.warning("%s: %s: %s", name, ended.how, ended.said)
                 failures.append(f"{name}: {ended.how}: {ended.said}")
 
-    async with asyncio.TaskGroup() as group:
-        for model in largest_first(study):
-            for replica in range(1, replicas + 1):
-                group.create_task(one(model, model if replicas == 1 else f"{model} {replica} of {replicas}"))
-    if study.config.scorer is not None and scores.owed(study):
-        async with asyncio.TaskGroup() as group:
-            for replica in range(1, replicas + 1):
-                name = study.config.scorer
-                group.create_task(one(name, name if replicas == 1 else f"{name} {replica} of {replicas}"))
-    what = ", ".join(words for _, words in owed(study))
+        async def every(models: list[str]) -> None:
+            async with asyncio.TaskGroup() as group:
+                for model in models:
+                    for replica in range(1, replicas + 1):
+                        group.create_task(one(model, model if replicas == 1 else f"{model} {replica} of {replicas}"))
+
+        await every(largest_first(study))
+        if study.config.scorer is not None and await _asked(lambda: bool(scores.owed(study)), False):
+            await every([study.config.scorer])
+        try:
+            what = ", ".join(words for _, words in await asyncio.to_thread(owed, study))
+        except OSError as e:  # whoever reads this is to be told how to go on all the same
+            what = f"not known ({e})"
     if what:
         raise Unfinished("\n".join([f"owed: {what}", *failures, f"To finish: {command}"]))
+
+
+async def _until_done(study: Study, launch: Launch, resubmits: int, model: str, name: str, before: int) -> Ended:
+    """Launch a run, and again where it is lost and owes something.
+
+    Args: before: how many parts of its work were there.
+    """
+    in_vain, again = 0, 0
+    while True:
+        ended = await launch(model, f"{name}, again {again}" if again else name)
+        if ended.how == "lost" and not await _asked(partial(_owes, study, model), True):
+            await _asked(partial(_tidy, study, model), None)
+            return Ended("completed")  # what is on disk decides
+        if ended.how != "lost" or not resubmits:
+            return ended
+        now = await _asked(lambda: published(study)[model], before)
+        in_vain, again, before = in_vain + (now == before), again + 1, now
+        if in_vain > resubmits:
+            return ended
+        log.warning("%s is lost (%s); submitted again", name, ended.said)
+
+
+async def _asked(question: Callable[[], T], otherwise: T) -> T:
+    """What the results folder says; where it cannot be read, something else, since that must not end what runs."""
+    try:
+        return await asyncio.to_thread(question)
+    except OSError as e:
+        log.warning("it cannot be seen what is done: %s", e)
+        return otherwise
 
 
 def owed(study: Study) -> list[tuple[str, str]]:
@@ -145,35 +168,3 @@ def published(study: Study) -> dict[str, int]:
     of_set = Counter(path.name.partition("-")[0] for table in tables for path in study.store.parts(table))
     found = {model: sum(of_set[t.trace_set_id] for t in study.trace_sets(model)) for model in study.config.models}
     return found if study.config.scorer is None else {**found, study.config.scorer: len(study.store.parts("scores"))}
-
-
-class Listener:
-    """Hears whether a run lives, by its beat in the results folder and our own clock."""
-
-    def __init__(self, store: Store, run: str) -> None:
-        self.store, self.run = store, run
-        self._beat: object = None
-        self._since = time.monotonic()
-        self._there = False
-
-    def silence(self) -> float:
-        """Seconds since its last new beat (a run that is about to begin, or to end, has none)."""
-        try:
-            beats = [(seen.owner.token, seen.beat) for seen in at_work(self.store) if seen.owner.run == self.run]
-            self._there = bool(beats)
-            for beat in beats:
-                if beat != self._beat:
-                    self._beat, self._since = beat, time.monotonic()
-        except OSError as e:  # the fault is the folder's, or ours: that says nothing about the run
-            log.warning("%s: cannot listen for beats (%s); counted from now", self.store.root, e)
-            self._there = True
-            self.wait_again()
-        return time.monotonic() - self._since
-
-    def lives(self, timeout: float) -> bool:
-        """Whether its process has not given back its beat, and that moved within so many seconds."""
-        return self.silence() <= timeout and self._there
-
-    def wait_again(self) -> None:
-        """Count from now."""
-        self._since = time.monotonic()

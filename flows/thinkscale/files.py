@@ -2,7 +2,8 @@
 
 Why: a killed or doubled writer must leave either a whole file or none, and never replace another's. On a disk a file is written under a dot
 name (readers skip those), flushed, and published by a hard link, which fails if the name is taken. In an object store a put is whole by
-itself and carries the condition that the name is free. What it does not do: know what is in a file (see `store`).
+itself and carries the condition that the name is free. What it does not do: know what is in a file (see `store`), or what a
+store's driver raises (see `remote`; here that is an OSError).
 """
 
 import contextlib
@@ -19,6 +20,7 @@ from urllib.parse import urlsplit
 from upath import UPath
 
 from thinkscale.config import ConfigError
+from thinkscale.remote import ask, in_our_words
 
 STALE_SECONDS = 3600.0
 """Age at which a temporary file of another machine counts as abandoned: writing one takes seconds."""
@@ -33,7 +35,7 @@ class FilesError(RuntimeError):
 
 
 def place(where: str | os.PathLike[str] | UPath) -> UPath:
-    """A folder by path or URL. Raises ConfigError for a URL that holds a password or a store whose driver is not installed."""
+    """A folder by path or URL. Raises ConfigError for a URL that holds a password or whose driver is not installed, StorageError."""
     if isinstance(where, UPath):
         return where
     text = os.fspath(where)
@@ -42,8 +44,9 @@ def place(where: str | os.PathLike[str] | UPath) -> UPath:
     if "@" in urlsplit(text).netloc:
         raise ConfigError("results: a URL must not hold a key or password (it is written to logs): give it in the store's own variables.")
     try:
-        found = UPath(text, use_listings_cache=False)  # others write there too: what was listed a minute ago is not what is there
-        found.fs.protocol  # noqa: B018 (imports the driver)
+        with in_our_words(text):
+            found = UPath(text, use_listings_cache=False)  # others write there too: what was listed a minute ago is not what is there
+            found.fs.protocol  # noqa: B018 (imports the driver)
     except ImportError as e:
         extra = {"s3": "s3", "s3a": "s3", "gs": "gs", "gcs": "gs"}.get(urlsplit(text).scheme, "")
         hint = f"pip install 'thinkscale[{extra}]'" if extra else "install the fsspec driver of this kind of store"
@@ -64,7 +67,10 @@ def is_local(path: UPath) -> TypeGuard[Path]:
 
 
 def put_new(path: UPath, data: bytes) -> bool:
-    """Publish a file whole, or lose to one of the same name: then False, and the other stands. Raises OSError, and nothing is left."""
+    """Publish a file whole, or lose to one of the same name: then False, and the other stands. Raises OSError, and nothing is left.
+
+    In an object store who loses against the same bytes is told that they are there: true.
+    """
     if is_local(path):
         temporary = _write_beside(path, data)
         try:
@@ -76,10 +82,12 @@ def put_new(path: UPath, data: bytes) -> bool:
         _flush(path.parent)
         return True
     try:
-        path.fs.pipe_file(path.path, data, mode="create")
-    except FileExistsError:
+        ask(path, lambda: path.fs.pipe_file(path.path, data, mode="create"))
+        return True
+    except FileExistsError:  # drivers put again where an answer was lost, and lose against themselves
+        with contextlib.suppress(FileNotFoundError):
+            return read(path) == data
         return False
-    return True
 
 
 def put(path: UPath, data: bytes) -> None:
@@ -91,13 +99,39 @@ def put(path: UPath, data: bytes) -> None:
         finally:
             temporary.unlink(missing_ok=True)
     else:
-        path.fs.pipe_file(path.path, data)
+        ask(path, lambda: path.fs.pipe_file(path.path, data))
+
+
+def read(path: UPath) -> bytes:
+    """A whole file as it is at one moment, though others may replace it meanwhile. Raises FileNotFoundError."""
+    if is_local(path):
+        return path.read_bytes()
+    return bytes(ask(path, lambda: path.fs.cat_file(path.path)))  # `open` asks twice, and fails where another version came in between
+
+
+def exists(path: UPath) -> bool:
+    """Whether a file is there."""
+    if is_local(path):
+        return path.exists()
+    try:
+        ask(path, lambda: path.fs.info(path.path))
+    except FileNotFoundError:
+        return False
+    return True
+
+
+def is_folder(path: UPath) -> bool:
+    """Whether a folder is there; in an object store, whether it holds anything."""
+    try:
+        return path.is_dir() if is_local(path) else bool(_names(path))
+    except (FileNotFoundError, NotADirectoryError):
+        return False
 
 
 def listed(folder: UPath, ending: str = "", beginning: str = "") -> list[UPath]:
     """Published files of a folder by name; none where the folder is not there."""
     try:  # on a disk names come first: to make a path of each costs more than to list a thousand
-        names = os.listdir(folder) if is_local(folder) else [p.name for p in folder.iterdir()]
+        names = _names(folder)
     except (FileNotFoundError, NotADirectoryError):
         return []
     return [folder / n for n in sorted(names) if n.endswith(ending) and n.startswith(beginning) and not n.startswith(".")]
@@ -115,7 +149,7 @@ def versions(folder: UPath, ending: str = "") -> dict[str, tuple[Any, ...] | Non
                             told = entry.stat()
                             found[entry.name] = told.st_ino, told.st_mtime_ns, told.st_size
         else:
-            for info in folder.fs.ls(folder.path, detail=True):
+            for info in ask(folder, lambda: folder.fs.ls(folder.path, detail=True)):
                 name = PurePosixPath(info["name"]).name
                 if name.endswith(ending) and not name.startswith("."):
                     found[name] = tuple((key, str(info[key])) for key in _VERSION if key in info) or None
@@ -131,7 +165,7 @@ def move(path: UPath, to: UPath) -> bool:
             to.parent.mkdir(parents=True, exist_ok=True)
             os.rename(path, to)
         else:
-            path.fs.mv(path.path, to.path)
+            ask(path, lambda: path.fs.mv(path.path, to.path))
     except FileNotFoundError:
         return False
     return True
@@ -140,21 +174,25 @@ def move(path: UPath, to: UPath) -> bool:
 def remove(path: UPath) -> None:
     """Delete a file that may be gone already."""
     with contextlib.suppress(FileNotFoundError):
-        path.unlink()
+        if is_local(path):
+            path.unlink()
+        else:
+            ask(path, lambda: path.fs.rm_file(path.path))
 
 
 def check(folder: UPath) -> None:
     """Try, before any engine is started, that a second writer loses here. Raises FilesError, OSError where nothing can be written."""
-    probe = folder / f"probe-{os.urandom(6).hex()}"
+    probe = folder / _temporary("probe")
     try:
         if not put_new(probe, b"1") or put_new(probe, b"2"):
             raise FilesError(f"{folder}: this store replaces a file although asked not to: two runs could mix their results. Use another.")
-    except OSError as e:
-        if e.errno in _NO_LINKS and is_local(folder):
+    except (OSError, FilesError) as e:
+        with contextlib.suppress(OSError):  # it goes with what is abandoned
+            remove(probe)
+        if isinstance(e, OSError) and e.errno in _NO_LINKS and is_local(folder):
             raise FilesError(f"{folder}: this filesystem has no hard links ({e.strerror}), which keep writers apart. Use another.") from e
         raise
-    finally:
-        remove(probe)
+    remove(probe)
 
 
 def remove_abandoned(folder: UPath) -> list[str]:
@@ -162,17 +200,21 @@ def remove_abandoned(folder: UPath) -> list[str]:
 
     Age is judged by the filesystem's own clock, against a file written now: clocks of two machines are never compared.
     """
-    if not is_local(folder) or not folder.is_dir():
+    removed, there = [], float("nan")
+    try:
+        names = _names(folder)
+    except (FileNotFoundError, NotADirectoryError):
         return []
-    removed = []
-    for path in map(UPath, folder.iterdir()):
-        match = _TEMPORARY.match(path.name)
+    for name in names:
+        match = _TEMPORARY.match(name)
         if match is None:
             continue
         gone = match["machine"] == machine() and not is_running(int(match["pid"]), int(match["started"]))
-        if gone or age(path) > STALE_SECONDS:
-            remove(path)
-            removed.append(path.name)
+        if not gone and there != there:
+            there = now(folder)
+        if gone or age(folder / name, there) > STALE_SECONDS:
+            remove(folder / name)
+            removed.append(name)
     return removed
 
 
@@ -200,11 +242,23 @@ def is_running(pid: int, since: int) -> bool:
     return since == 0 or started(pid) == since
 
 
+def _names(folder: UPath) -> list[str]:
+    """Of all that is in a folder. Raises FileNotFoundError, NotADirectoryError."""
+    if is_local(folder):
+        return os.listdir(folder)
+    return [PurePosixPath(name).name for name in ask(folder, lambda: folder.fs.ls(folder.path, detail=False))]
+
+
+def _temporary(name: str) -> str:
+    """A name after this process: where that is killed, the file goes with what is abandoned."""
+    me = os.getpid()
+    return f".{name}.{machine()}-{me}-{started(me)}.{os.urandom(6).hex()}.tmp"
+
+
 def _write_beside(path: Path, data: bytes) -> Path:
     """A flushed temporary file beside a path, named after this process; nothing is left where writing fails."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    me = os.getpid()
-    temporary = path.parent / f".{path.name}.{machine()}-{me}-{started(me)}.{os.urandom(6).hex()}.tmp"
+    temporary = path.parent / _temporary(path.name)
     try:
         with temporary.open("xb") as file:
             file.write(data)
@@ -228,19 +282,40 @@ def _flush(folder: Path) -> None:
         os.close(descriptor)
 
 
-def age(path: UPath) -> float:
-    """Seconds since a file was written, both times by the filesystem's own clock; NaN where that is not known."""
-    if not is_local(path):
-        return float("nan")
-    now = path.parent / f".{os.urandom(6).hex()}.now"
+def now(folder: UPath) -> float:
+    """What the clock of a folder's filesystem or store says, to set against when its files were written (see `age`); NaN where that is not
+    known, as in a folder that we may only read.
+    """
+    clock = folder / _temporary("now")
     try:
-        now.touch()
-        return now.stat().st_mtime - path.stat().st_mtime
-    except OSError:  # gone, or a folder that we may only read
+        if is_local(clock):
+            clock.touch()
+        else:
+            put(clock, b"")
+        return _written(clock)
+    except OSError:
         return float("nan")
     finally:
         with contextlib.suppress(OSError):
-            now.unlink(missing_ok=True)
+            remove(clock)
+
+
+def age(path: UPath, there: float) -> float:
+    """Seconds since a file was written; NaN where it is gone, or that is not known.
+
+    Args: there: `now` of its folder.
+    """
+    try:
+        return max(there - _written(path), 0.0)  # NaN stays
+    except OSError:
+        return float("nan")
+
+
+def _written(path: UPath) -> float:
+    if is_local(path):
+        return path.stat().st_mtime
+    when = written(path)
+    return float("nan") if when is None else when.timestamp()
 
 
 def written(path: UPath) -> datetime | None:
@@ -248,7 +323,7 @@ def written(path: UPath) -> datetime | None:
     if is_local(path):
         return None
     try:
-        when = path.fs.modified(path.path)
+        when = ask(path, lambda: path.fs.modified(path.path))
     except (OSError, NotImplementedError, KeyError):
         return None
     return when if isinstance(when, datetime) else None

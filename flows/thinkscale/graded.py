@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from upath import UPath
 
+from thinkscale import files
 from thinkscale.schema import TABLES, Table
 from thinkscale.store import Store, StoreError, decoded, orphans
 
@@ -38,7 +39,7 @@ def read_graded(path: str | os.PathLike[str] | UPath, scorer: Scorer | Literal["
         scorers are there.
     """
     store = Store(path)
-    if not store.root.is_dir():
+    if not files.is_folder(store.root):
         raise StoreError(f"{path}: no such folder. Give a results folder, as results/smoke; `python flows/sweep.py smoke` makes that one.")
     answers, grades = store.read("answers"), store.read("grades")
     check_unique(answers, TABLES["answers"])
@@ -67,7 +68,7 @@ class Stopped(NamedTuple):
 def drawing_stopped(store: Store) -> Stopped | None:
     """Did drawing ever stop early here? None: no, or nothing is known."""
     try:
-        told = json.loads((store.root / "manifest.json").read_bytes())
+        told = json.loads(files.read(store.root / "manifest.json"))
     except FileNotFoundError:
         return None
     now = told["config"].get("stop") is not None

@@ -32,7 +32,8 @@ def mend(study: Study, models: Sequence[str]) -> None:
 def settle(study: Study) -> None:
     """Nothing abandoned, nothing ungraded, every problem in `problems`."""
     store = study.store
-    for folder in (store.root, *(store.root / name for name in (*PARTS, "scores", "engine", "loss", "plots", CLAIMS))):
+    names = (*PARTS, "scores", "engine", "loss", "plots", CLAIMS) if files.is_local(store.root) else ()  # a put is whole by itself
+    for folder in (store.root, *(store.root / name for name in names)):
         files.remove_abandoned(folder)
     for benchmark in study.config.benchmarks:
         publish_problems(store, study.known[benchmark], study.problems(benchmark))

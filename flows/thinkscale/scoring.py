@@ -31,7 +31,7 @@ async def score(study: Study, run_id: str = "") -> int:
     Raises: EngineFailure after `max_restarts` restarts, Preempted, what `score_part` raises.
     """
     name = study.config.scorer or ""
-    files.check(study.store.root)
+    await asyncio.to_thread(files.check, study.store.root)
     with drain_on_sigterm(name) as drain, Claims(study.store, name, study.config.engine.claim_timeout, str(study.logs), run_id) as claims:
         await asyncio.to_thread(mend, study, study.config.models)
         done, restarts, slices = set[str](), 0, set[str]()
@@ -58,7 +58,7 @@ async def score(study: Study, run_id: str = "") -> int:
                     raise
                 log.warning("%s\nStarting the engine again (%d of at most %d).", e, restarts, study.config.engine.max_restarts)
         log.info("%s: nothing owed", name)
-        claims.forget(slices)
+        await claims.in_turn(claims.forget, slices)
         return len(done)
 
 

@@ -9,8 +9,10 @@ What it does not do: decide what is owed (see `plan`) or join tables (see `grade
 import json
 import logging
 import os
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from contextvars import copy_context
 from typing import Any, NamedTuple, TypeVar
 
 import pandas as pd
@@ -20,6 +22,7 @@ import pyarrow.parquet as pq
 from upath import UPath
 
 from thinkscale import files
+from thinkscale.remote import in_our_words
 from thinkscale.schema import SCHEMA_VERSION, TABLES, Table, TableName
 
 log = logging.getLogger(__name__)
@@ -120,8 +123,9 @@ class Store:
     def _each(self, read: Callable[[S], T], parts: Sequence[S]) -> list[T]:
         if files.is_local(self.root):
             return [read(part) for part in parts]
+        contexts = [copy_context() for _ in parts]  # how patient we are (see `remote`)
         with ThreadPoolExecutor(_READERS) as pool:
-            return list(pool.map(read, parts))
+            return list(pool.map(lambda context, part: context.run(read, part), contexts, parts))
 
     def read_keys(
         self, table: TableName, columns: Sequence[str], trace_sets: Collection[str], problems: Collection[str] | None = None
@@ -157,7 +161,7 @@ class Store:
 
     def has(self, table: TableName, name: str) -> bool:
         """Whether a part is published."""
-        return (self.folder(table) / f"{name}.parquet").exists()
+        return files.exists(self.folder(table) / f"{name}.parquet")
 
     def parts(self, table: TableName) -> list[UPath]:
         """Published parts of a table, by name."""
@@ -169,13 +173,16 @@ class Store:
         if trace_sets is not None and known is not None and known not in trace_sets:
             return None
         try:
-            with pa.OSFile(str(path)) if files.is_local(path) else path.open("rb") as file:
+            with _opened(path) as file:
                 return self._parse(table, path, file, schema, trace_sets)
         except FileNotFoundError:  # set aside by somebody else since it was listed
             return None
         except (pa.ArrowException, ValueError, OSError):
             pass  # the file, or the way to it? pyarrow says OSError for both
-        data = path.read_bytes()  # the way: raises what it raises
+        try:
+            data = files.read(path)  # the way: raises what it raises
+        except FileNotFoundError:
+            return None
         try:
             return self._parse(table, path, pa.BufferReader(data), schema, trace_sets)
         except (pa.ArrowException, ValueError, OSError) as e:
@@ -265,6 +272,17 @@ class Store:
         final = self.root / name
         files.put(final, (json.dumps(value, indent=2, sort_keys=True) + "\n").encode())
         return final
+
+
+@contextmanager
+def _opened(path: UPath) -> Iterator[Any]:
+    """A part, of which only what is asked for is read. Raises OSError."""
+    if files.is_local(path):
+        with pa.OSFile(str(path)) as file:
+            yield file
+    else:
+        with in_our_words(str(path)), path.open("rb") as file:
+            yield file
 
 
 def _joined(tables: Iterable[pa.Table | None], schema: pa.Schema) -> pa.Table:
