@@ -20,8 +20,7 @@ from prefect.utilities.annotations import quote  # noqa: E402
 
 from shown import show_plots  # noqa: E402
 from thinkscale import printed, report  # noqa: E402
-from thinkscale.config import Experiment  # noqa: E402
-from thinkscale.plan import RESULTS, Study, open_study  # noqa: E402
+from thinkscale.plan import RESULTS, Study  # noqa: E402
 
 
 @task(cache_policy=NO_CACHE, persist_result=False)
@@ -36,7 +35,7 @@ def run_name() -> str:
 
 
 @flow(name="analyze", flow_run_name=run_name, persist_result=False, validate_parameters=False)
-async def analyze(experiment: str | Experiment, results: str = str(RESULTS), mixed: bool = False) -> report.Analysis:
+async def analyze(experiment: console.Given, results: console.Folder = str(RESULTS), mixed: bool = False) -> report.Analysis:
     """Summarize, compare and plot an experiment's results.
 
     Args:
@@ -44,7 +43,7 @@ async def analyze(experiment: str | Experiment, results: str = str(RESULTS), mix
         results: folder or URL where results folders are.
         mixed: take answers of several engines or graders together.
     """
-    study = open_study(console.as_given(experiment), results)
+    study = console.opened(experiment, results, deployed=bool(runtime.deployment.id), engines=False)
     analysis = analyze_tables(cast(Study, quote(study)), mixed)
     await show_plots(study)
     return analysis

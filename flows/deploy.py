@@ -25,7 +25,7 @@ from thinkscale.config import FLOWS
 console.settle_prefect()
 
 from prefect.client.orchestration import get_client  # noqa: E402
-from prefect.client.schemas.actions import WorkPoolCreate, WorkPoolUpdate  # noqa: E402
+from prefect.client.schemas.actions import DeploymentUpdate, WorkPoolCreate, WorkPoolUpdate  # noqa: E402
 from prefect.client.schemas.objects import DeploymentSchedule, StateType, WorkPool  # noqa: E402
 from prefect.events.actions import ChangeFlowRunState  # noqa: E402
 from prefect.events.schemas.automations import AutomationCore, EventTrigger, Posture  # noqa: E402
@@ -138,6 +138,15 @@ async def switch_back(before: dict[tuple[str, str], DeploymentSchedule]) -> None
                 print(f"schedule {slug} of {name}: left {'on' if was else 'off'}, as it is on the server")
 
 
+async def refuse_unknown(names: list[str]) -> None:
+    """Have the server refuse runs with parameters that a flow does not have: `prefect deploy` cannot say so, and they failed later."""
+    async with get_client() as client:
+        for name in names:
+            there = await client.read_deployment_by_name(name)
+            schema = {**(there.parameter_openapi_schema or {}), "additionalProperties": False}
+            await client.update_deployment(there.id, DeploymentUpdate(parameter_openapi_schema=schema))
+
+
 def deploy(pools: list[str]) -> None:
     """The deployments of prefect.yaml that belong to these pools."""
     names = [*DEPLOYMENTS, *(f"evaluate-model/{pool}" for pool in pools if pool != "cpu")]
@@ -152,6 +161,7 @@ def deploy(pools: list[str]) -> None:
         asyncio.run(switch_back(before))
     if done.returncode:
         sys.exit(f"{done.stdout}\nerror: prefect deploy failed, see above. Is PREFECT_API_URL set to a server that runs?")
+    asyncio.run(refuse_unknown(names))
     print("deployments: " + ", ".join(names))
 
 

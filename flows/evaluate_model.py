@@ -17,13 +17,13 @@ from prefect.utilities.annotations import quote  # noqa: E402
 
 from shown import show_cells  # noqa: E402
 from thinkscale import evaluate, scoring  # noqa: E402
-from thinkscale.config import Experiment  # noqa: E402
 from thinkscale.endpoint import RequestFailed  # noqa: E402
 from thinkscale.generate import Generator  # noqa: E402
 from thinkscale.plan import RESULTS  # noqa: E402
 from thinkscale.remote import StorageError, patient  # noqa: E402
 from thinkscale.serving import Running  # noqa: E402
 from thinkscale.shards import Shard, ShardDone, run_shard  # noqa: E402
+from thinkscale.sources import Name  # noqa: E402
 from thinkscale.store import Store  # noqa: E402
 
 EARLY: dict[str, Running] = {}
@@ -52,7 +52,7 @@ async def generate_shard(label: str, shard: Shard, generator: Generator, store: 
 
 # no validation by Prefect: an experiment is checked by the one loader that gives one clear error (`open_study`)
 @flow(name="evaluate-model", flow_run_name=run_name, persist_result=False, validate_parameters=False)
-async def evaluate_model(experiment: str | Experiment, model: str, results: str = str(RESULTS)) -> int | State[Any]:
+async def evaluate_model(experiment: console.Given, model: Name, results: console.Folder = str(RESULTS)) -> int | State[Any]:
     """Do all that one model of an experiment owes; of its scorer: read the answers that are not scored.
 
     Args:
@@ -61,10 +61,7 @@ async def evaluate_model(experiment: str | Experiment, model: str, results: str 
         results: folder or URL where results folders are.
     Returns: how many shards were run here; that it crashed, where the store of results was away for too long: it is lost then, not failed.
     """
-    deployed = bool(runtime.deployment.id)
-    if deployed:
-        console.outlive_reader()
-    study = console.opened(experiment, results, deployed=deployed)
+    study = console.opened(experiment, results, deployed=bool(runtime.deployment.id))
     console.check_model(study, model)
 
     async def in_task(shard: Shard, generator: Generator, store: Store) -> ShardDone:

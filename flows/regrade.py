@@ -18,9 +18,8 @@ from prefect.cache_policies import NO_CACHE  # noqa: E402
 from prefect.settings import PREFECT_API_URL  # noqa: E402
 from prefect.utilities.annotations import quote  # noqa: E402
 
-from thinkscale.config import Experiment  # noqa: E402
 from thinkscale.grades import grade_all  # noqa: E402
-from thinkscale.plan import RESULTS, Study, open_study  # noqa: E402
+from thinkscale.plan import RESULTS, Study  # noqa: E402
 
 
 @task(cache_policy=NO_CACHE, persist_result=False)
@@ -35,14 +34,15 @@ def run_name() -> str:
 
 
 @flow(name="regrade", flow_run_name=run_name, persist_result=False, validate_parameters=False)
-async def regrade(experiment: str | Experiment, results: str = str(RESULTS)) -> int:
+async def regrade(experiment: console.Given, results: console.Folder = str(RESULTS)) -> int:
     """Rewrite all grades of an experiment from its stored answers.
 
     Args:
         experiment: name of a shipped experiment, path of a YAML file, or its content.
         results: folder or URL where results folders are.
     """
-    return grade_stored_answers(cast(Study, quote(open_study(console.as_given(experiment), results))))
+    study = console.opened(experiment, results, deployed=bool(runtime.deployment.id), engines=False)
+    return grade_stored_answers(cast(Study, quote(study)))
 
 
 if COMMAND is not None:

@@ -9,10 +9,13 @@ import logging
 import math
 import sys
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager, nullcontext, suppress
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 from uuid import UUID, uuid4
 
 sys.path.insert(0, str(Path(__file__).parent))  # the library stands beside the flow files, installed or not
@@ -26,22 +29,25 @@ console.settle_prefect()
 
 import httpx  # noqa: E402
 from prefect import flow, runtime  # noqa: E402
-from prefect.client.orchestration import get_client  # noqa: E402
+from prefect.client.orchestration import SyncPrefectClient, get_client  # noqa: E402
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId, FlowRunFilterIdempotencyKey  # noqa: E402
 from prefect.client.schemas.objects import FlowRun, State, StateType  # noqa: E402
 from prefect.deployments import arun_deployment  # noqa: E402
 from prefect.exceptions import ObjectNotFound  # noqa: E402
 from prefect.settings import PREFECT_API_URL  # noqa: E402
 from prefect.states import Cancelling, Crashed  # noqa: E402
+from pydantic import Field  # noqa: E402
 
 from evaluate_model import EARLY, evaluate_model  # noqa: E402
 from shown import show_cells  # noqa: E402
 from thinkscale import files  # noqa: E402
-from thinkscale.config import Experiment  # noqa: E402
+from thinkscale.claims import at_work  # noqa: E402
 from thinkscale.fanout import CLUSTERS, Ended, Unfinished, fan_out, resources, work_queue  # noqa: E402
+from thinkscale.fresh import fresh_folder  # noqa: E402
 from thinkscale.listening import Beats, Listener  # noqa: E402
 from thinkscale.manifest import write_manifest  # noqa: E402
 from thinkscale.plan import RESULTS, Study  # noqa: E402
+from thinkscale.store import Store  # noqa: E402
 
 log = logging.getLogger("thinkscale.sweep")
 
@@ -56,6 +62,12 @@ OUTAGE_SECONDS = 900.0
 """How long Prefect's API may be away while a run is to be submitted."""
 HINT_SECONDS = 60.0
 """How long a run may wait for a worker before we say what it waits for."""
+STOP_SECONDS = 120.0
+"""For cancelling runs when we are stopped."""
+STOP_SECONDS_DEPLOYED = 25.0
+"""The same where Prefect kills us 30 s after it asked us to end (and then cancels what a cancelled parent left, in its own time)."""
+STOP_AT_ONCE = 4
+"""Runs cancelled at a time: more of them wait for each other's locks in SQLite."""
 
 
 def run_name() -> str:
@@ -65,7 +77,13 @@ def run_name() -> str:
 
 # no validation by Prefect: an experiment is checked by the one loader that gives one clear error (`open_study`)
 @flow(name="sweep", flow_run_name=run_name, persist_result=False, validate_parameters=False)
-async def sweep(experiment: str | Experiment, results: str = str(RESULTS), pool: str | None = None, replicas: int = 1) -> None:
+async def sweep(
+    experiment: console.Given,
+    results: console.Folder = str(RESULTS),
+    pool: Annotated[str, Field(pattern="^[^/%&<>]*$")] | None = None,
+    replicas: Annotated[int, Field(ge=1)] = 1,
+    fresh: bool = False,
+) -> None:
     """Run an experiment: for each model, generate and grade what is owed.
 
     Args:
@@ -73,11 +91,17 @@ async def sweep(experiment: str | Experiment, results: str = str(RESULTS), pool:
         results: folder or URL where results folders are; workers must reach it under the same name.
         pool: work pool whose workers evaluate the models; empty: here, one after the other.
         replicas: runs for each model, which share its shards (with a pool).
+        fresh: draw everything again, in a folder of its own within `results` that is removed if all goes well: does everything still work?
     """
     results = files.absolute(results)  # workers work in their checkout, not where we do
-    study = console.opened(experiment, results, deployed=bool(runtime.deployment.id))
-    write_manifest(study)
+    with fresh_folder(results) if fresh else nullcontext(results) as results:
+        deployed = bool(runtime.deployment.id)
+        study = console.opened(experiment, results, deployed=deployed)
+        write_manifest(study)
+        await _fan_out(study, experiment, results, pool, replicas, STOP_SECONDS_DEPLOYED if deployed else STOP_SECONDS)
 
+
+async def _fan_out(study: Study, experiment: console.Given, results: str, pool: str | None, replicas: int, stop_seconds: float) -> None:
     async def here(model: str, label: str) -> Ended:
         return _ended(await evaluate_model(console.as_given(experiment), model, results, return_state=True))
 
@@ -88,11 +112,23 @@ async def sweep(experiment: str | Experiment, results: str = str(RESULTS), pool:
     content = console.travelling(study) if pool else {}
     runs = Runs()
     command = console.sweep_again(experiment, results, pool, replicas)
-    async with show_cells(study):
-        if pool:
-            await fan_out(study, there, command, at_once=10_000, replicas=replicas, resubmits=study.config.engine.max_resubmits)
-        else:
-            await fan_out(study, here, command, at_once=1, replicas=1, resubmits=0)
+    with runs.cancelled_at_the_end(study.store, command, stop_seconds):
+        async with show_cells(study):
+            if pool:
+                await fan_out(study, there, command, at_once=10_000, replicas=replicas, resubmits=study.config.engine.max_resubmits)
+            else:
+                await fan_out(study, here, command, at_once=1, replicas=1, resubmits=0)
+
+
+@dataclass
+class Open:
+    """A run that was submitted and has not ended, as far as we know."""
+
+    label: str
+    state: State | None = None
+    """By the last look; None while the API does not answer."""
+    seen: StateType = StateType.SCHEDULED
+    """The last that was told."""
 
 
 class Runs:
@@ -101,22 +137,26 @@ class Runs:
     def __init__(self) -> None:
         self._turn, self._answered = asyncio.Lock(), 0.0
         self._look, self._next_look = asyncio.Lock(), 0.0
-        self._waiting: dict[UUID, State | None] = {}
+        self._open: dict[UUID, Open] = {}
+        self._unseen: str | None = None
+        """Key of a run that was being submitted when we were stopped."""
         self._beats: Beats | None = None
 
     async def submit(self, deployment: str, **run: Any) -> FlowRun:
-        """Submit a run once, however often we have to ask; if we are stopped meanwhile, cancel it.
+        """Submit a run once, however often we have to ask.
 
         One after the other: workers take them in that order, and the dearest is to begin first.
         Raises: ObjectNotFound, httpx.HTTPError.
         """
         key, asked = str(uuid4()), time.monotonic()
         async with self._turn:
+            self._unseen = key
             try:
                 while True:
                     try:
                         found = await arun_deployment(deployment, **run, timeout=0, idempotency_key=key)
                         self._answered = time.monotonic()
+                        self._unseen, self._open[found.id] = None, Open(str(run["flow_run_name"]))
                         return found
                     except httpx.HTTPError as e:
                         refused = isinstance(e, httpx.HTTPStatusError) and e.response.status_code < 500
@@ -126,24 +166,24 @@ class Runs:
                             "Prefect's API does not answer (%s: %s); submitting %s again", type(e).__name__, e, run["flow_run_name"]
                         )
                         await asyncio.sleep(5 * POLL_SECONDS)
-            except BaseException as e:
-                if not isinstance(e, Exception):
-                    _cancel_unseen(key)
+            except Exception:
+                self._unseen = None  # there is none
                 raise
 
     async def state(self, run: UUID) -> State | None:
         """State of a run by the last look at all that are waited for; None while the API does not answer."""
-        self._waiting.setdefault(run, None)
+        there = self._open.setdefault(run, Open(str(run)))
         async with self._look:
             if time.monotonic() >= self._next_look:
                 begun = time.monotonic()
-                found = await _states(list(self._waiting))
-                self._waiting.update((id, state) for id, state in found.items() if id in self._waiting)
+                for id, state in (await _states(list(self._open))).items():
+                    if known := self._open.get(id):
+                        known.state, known.seen = state, known.seen if state is None else state.type
                 took = time.monotonic() - begun
                 self._next_look = begun + min(
                     max(POLL_SECONDS, 10 * took), LOOK_SECONDS
                 )  # a slow server is not asked more than it can answer
-        return self._waiting[run]
+        return there.state
 
     def listener(self, study: Study, run: UUID) -> Listener:
         """Who hears whether a run lives; all of them by the same looks at the results folder."""
@@ -151,12 +191,50 @@ class Runs:
         return Listener(self._beats, str(run))
 
     def forget(self, run: UUID) -> None:
-        """Ask of it no more."""
-        self._waiting.pop(run, None)
+        """It ended: ask of it no more."""
+        self._open.pop(run, None)
+
+    @contextmanager
+    def cancelled_at_the_end(self, store: Store, command: str, seconds: float = STOP_SECONDS) -> Iterator[None]:
+        """Cancel what is open when the block ends, which means that we are stopped; say who could not be, and where they work.
+
+        Args:
+            command: goes on with what they leave.
+            seconds: how long that may take.
+        """
+        try:
+            yield
+        finally:
+            if self._open or self._unseen:
+                left = self._cancel(seconds)
+                works = _at_work(store) if left else {}
+                for run, why in left.items():
+                    where = works.get(str(run), "; nobody there is heard of who works on it")
+                    log.warning("%s could not be cancelled (%s)%s", self._open[run].label, why, where)
+                log.warning("stopped; %d of %d runs cancelled. To go on: %s", len(self._open) - len(left), len(self._open), command)
+
+    def _cancel(self, seconds: float) -> dict[UUID, str]:
+        """Have what is open cancelled, those that work before those that wait; returns why some could not be.
+
+        Not asynchronous: it must also happen while our own event loop is being torn down. No beats are listened to: there is no time.
+        """
+        first = sorted(self._open, key=lambda run: self._open[run].seen == StateType.SCHEDULED)
+        try:
+            with get_client(sync_client=True) as client:
+                hands = ThreadPoolExecutor(STOP_AT_ONCE)
+                # who was called crashed lives, or would not be open: that is a final state, which nobody leaves unless forced to
+                asked = {run: hands.submit(_cancel, client, run, force=self._open[run].seen == StateType.CRASHED) for run in first}
+                unseen = [hands.submit(_cancel_unseen, client, self._unseen)] if self._unseen else []
+                wait([*asked.values(), *unseen], timeout=seconds)
+                hands.shutdown(wait=False, cancel_futures=True)
+        except (httpx.HTTPError, RuntimeError) as e:  # as Prefect's client says that it reaches no API
+            return dict.fromkeys(first, str(e))
+        said = {run: _failure(answer, seconds) for run, answer in asked.items()}
+        return {run: why for run, why in said.items() if why}
 
 
 async def _in_pool(study: Study, content: dict[str, Any], results: str, runs: Runs, pool: str, model: str, label: str) -> Ended:
-    """Submit one run, wait for its end or its silence; if we are stopped before, cancel it."""
+    """Submit one run, wait for its end or its silence; if we are stopped before, it stays open."""
     queue = work_queue(pool, study.catalogue.models[model])
     try:
         run = await runs.submit(
@@ -193,15 +271,16 @@ async def _in_pool(study: Study, content: dict[str, Any], results: str, runs: Ru
                 if not overruled:
                     listener.wait_again()
             if seen in patience and await asyncio.to_thread(listener.silence) > patience[seen]:
+                await asyncio.to_thread(_declare_crashed, run.id)
+                over = True
                 return Ended("lost", f"{seen.name.lower()}, and nothing heard of it for {patience[seen]:g} s")
             if state is not None and state.is_scheduled() and time.monotonic() > hint_at:
                 hint_at = math.inf
                 log.info("%s waits for a worker of pool %s: prefect worker start --pool %s%s", label, pool, pool, _of_queue(pool, queue))
             await asyncio.sleep(POLL_SECONDS)
     finally:
-        runs.forget(run.id)
-        if not over:
-            _end(run.id, silent=listener.silent > patience.get(seen, math.inf), overruled=seen == StateType.CRASHED)
+        if over:
+            runs.forget(run.id)
 
 
 async def _states(runs: list[UUID]) -> dict[UUID, State | None]:
@@ -219,26 +298,47 @@ async def _states(runs: list[UUID]) -> dict[UUID, State | None]:
     return found
 
 
-def _end(run: UUID, *, silent: bool, overruled: bool) -> None:
-    """Have a run cancelled; one that fell silent has nobody who could, so it is only declared crashed.
-
-    Not asynchronous: it must also happen while our own event loop is being torn down.
-
-    Args: overruled: it lives, and Prefect has it in a final state, which nobody leaves unless forced to.
-    """
-    with suppress(httpx.HTTPError), get_client(sync_client=True) as client:
-        client.set_flow_run_state(run, Crashed(message="fell silent") if silent else Cancelling(), force=silent or overruled)
+def _declare_crashed(run: UUID) -> None:
+    """Of a run that fell silent: it has nobody who could cancel it."""
+    with suppress(httpx.HTTPError, ObjectNotFound), get_client(sync_client=True) as client:
+        client.set_flow_run_state(run, Crashed(message="fell silent"), force=True)
 
 
-def _cancel_unseen(key: str) -> None:
+def _cancel(client: SyncPrefectClient, run: UUID, *, force: bool) -> None:
+    client.set_flow_run_state(run, Cancelling(), force=force)
+
+
+def _cancel_unseen(client: SyncPrefectClient, key: str) -> None:
     """Cancel a run that was being submitted when we were stopped: it is there by now, or in a moment, or never came to be."""
     of_key = FlowRunFilter(idempotency_key=FlowRunFilterIdempotencyKey(any_=[key]))
-    with suppress(httpx.HTTPError), get_client(sync_client=True) as client:
-        for _ in range(4):
-            for run in client.read_flow_runs(flow_run_filter=of_key):
-                client.set_flow_run_state(run.id, Cancelling())
-                return
-            time.sleep(0.5)
+    for _ in range(4):
+        for run in client.read_flow_runs(flow_run_filter=of_key):
+            client.set_flow_run_state(run.id, Cancelling())
+            return
+        time.sleep(0.5)
+
+
+def _failure(answer: Future[None], seconds: float) -> str:
+    """Why a run could not be cancelled; nothing where it was."""
+    if not answer.done() or answer.cancelled():
+        return f"Prefect's API did not answer within {seconds:g} s"
+    match answer.exception():
+        case None:
+            return ""
+        case ObjectNotFound():
+            return "Prefect's server has this run no more"
+        case e:
+            return f"Prefect's API: {type(e).__name__}: {e}"
+
+
+def _at_work(store: Store) -> dict[str, str]:
+    """Run -> where it works and how it is stopped there, by its beat."""
+    try:
+        owners = [seen.owner for seen in at_work(store)]
+    except OSError as e:
+        log.warning("%s: cannot be asked who works there (%s)", store.root, e)
+        return {}
+    return {owner.run: f"; it works on {owner.host}; to stop it there: kill {owner.pid}" for owner in owners}
 
 
 def _of_queue(pool: str, queue: str | None) -> str:

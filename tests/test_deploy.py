@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import httpx
 import pytest
 import yaml
 
@@ -126,6 +127,29 @@ def test_the_form_of_a_deployment_shows_nested_fields_with_their_help(site):
     assert "description" in schema["definitions"]["Engine"]["properties"]["claim_timeout"]
 
 
+@pytest.mark.parametrize(
+    ("deployment", "wrong", "said"),
+    [
+        ("sweep/cpu", {"replicas": 0}, "'replicas'. Failure reason: 0 is less than the minimum of 1"),
+        ("sweep/cpu", {"repplicas": 2}, "('repplicas' was unexpected)"),
+        ("sweep/cpu", {"pool": "gpu/default"}, "'pool'"),
+        ("sweep/nightly-smoke", {"results": ""}, "'results'"),
+        ("evaluate-model/gpu", {"model": "../them"}, "'model'"),
+        ("analyze/cpu", {"mixt": True}, "('mixt' was unexpected)"),
+        ("regrade/cpu", {"experiment": ""}, "'experiment'"),
+    ],
+)
+def test_a_run_with_a_wrong_or_misspelt_parameter_is_refused_when_it_is_submitted(site, deployment, wrong, said):
+    found = site.get(f"deployments/name/{deployment}")
+    body = {"parameters": {**found["parameters"], **wrong}, "state": {"type": "SCHEDULED"}}
+    answer = httpx.post(f"{site.api}/deployments/{found['id']}/create_flow_run", json=body, timeout=30, trust_env=False)
+    assert answer.status_code == 409 and said in answer.json()["detail"], answer.text
+
+
+def test_the_sweep_of_every_night_draws_everything_again(site):
+    assert site.get("deployments/name/sweep/nightly-smoke")["parameters"] == {"experiment": "smoke", "pool": "gpu", "fresh": True}
+
+
 def test_two_models_run_on_two_workers_at_the_same_time(site, locally, tmp_path):
     experiment, results, meeting = written(tmp_path, "two"), tmp_path / "results", tmp_path / "meeting"
     meeting.mkdir()
@@ -202,6 +226,32 @@ def test_a_worker_is_killed_alone_and_its_flow_goes_on(site, locally, tmp_path):
     check_equal(opened, locally["one"])
 
 
+def test_the_worker_of_a_deployed_sweep_is_killed_and_the_sweep_goes_on(site, locally, tmp_path):
+    """Its next line would have ended it, and cancelled the run of its model."""
+    experiment, results = written(tmp_path, "one", ["ladder-21k"]), tmp_path / "results"
+    opened = open_study(str(experiment), results)
+    worker = site.worker("gpu", "stays", THINKSCALE_ENGINE_COMMAND=engine({"kind": "slow", "seconds": 0.3}))
+    parent = site.worker("cpu", "leaves")
+    deployment = site.get("deployments/name/sweep/cpu")
+    asked = {"parameters": {"experiment": yaml.safe_load(experiment.read_text()), "results": str(results), "pool": "gpu"}}
+    run = site.post(f"deployments/{deployment['id']}/create_flow_run", {**asked, "state": {"type": "SCHEDULED"}})
+
+    def state():
+        return site.get(f"flow_runs/{run['id']}")["state"]
+
+    try:
+        assert eventually(lambda: opened.store.parts("samples"), 150), site.said(parent) + site.said(worker)
+        parent.send_signal(signal.SIGKILL)
+        parent.wait()
+        assert eventually(lambda: state()["type"] not in ("RUNNING", "PENDING"), 120), site.said(worker)
+    finally:
+        kill(worker)
+        kill(parent)
+    assert state()["type"] == "COMPLETED", state()
+    assert len(engines(opened)) == 1, "nothing is done twice"
+    check_equal(opened, locally["one"])
+
+
 def test_a_stopped_parent_cancels_its_children(site, tmp_path):
     experiment, results = written(tmp_path, "stopped", ["ladder-21k"]), tmp_path / "results"
     opened = open_study(str(experiment), results)
@@ -216,6 +266,7 @@ def test_a_stopped_parent_cancels_its_children(site, tmp_path):
         kill(worker)
     states = {r["name"]: r["state"]["type"] for r in site.post("flow_runs/filter", {})}
     assert states["ladder-21k of stopped"] in ("CANCELLED", "CANCELLING")
+    assert f"stopped; 1 of 1 runs cancelled. To go on: python flows/sweep.py {experiment}" in site.said(parent)
 
 
 def child(site, name):
@@ -265,6 +316,7 @@ def test_a_stopped_parent_cancels_a_run_that_is_called_crashed_and_works(site, t
 
 SUBMIT = """
 import asyncio, json, sys, sweep
+from thinkscale.store import Store
 
 content, results, how = json.loads(sys.argv[1])
 given = {"experiment": content, "model": "ladder-21k", "results": results}
@@ -277,10 +329,11 @@ async def stopped(runs):
         await asyncio.sleep(600)  # the answer is under way
 
     sweep.arun_deployment = and_then_nothing
-    waiting = asyncio.create_task(runs.submit("evaluate-model/gpu", parameters=given, flow_run_name="in flight"))
-    await asyncio.sleep(8)
-    waiting.cancel()
-    await asyncio.wait([waiting])
+    with runs.cancelled_at_the_end(Store(results), ""):
+        waiting = asyncio.create_task(runs.submit("evaluate-model/gpu", parameters=given, flow_run_name="in flight"))
+        await asyncio.sleep(8)
+        waiting.cancel()
+        await asyncio.wait([waiting])
 
 async def two(runs):
     for name, queue in (("two GPUs of two", "gpus-2"), ("one GPU of two", None)):
@@ -406,6 +459,17 @@ def test_the_kubernetes_job_of_a_32b_model_on_four_gpus_is_the_golden_one():
     assert text == (GOLDEN / "kubernetes-qwen3-32b.json").read_text()
 
 
+def test_a_kubernetes_job_on_eight_gpus_has_image_and_volume_as_they_are_named():
+    model = load_catalogue().models["qwen3-32b"].model_copy(update={"gpus": 8})
+    image, path = 'reg.example:5000/a b/"x"@sha256:0f', "/shared data/{{ user }}/ü"
+    job = rendered("kubernetes", **resources(model), image=image, volume_claim="claim-1.x", volume_path=path)
+    pod = job["job_manifest"]["spec"]["template"]["spec"]
+    (container,) = pod["containers"]
+    assert container["image"] == image and container["resources"]["limits"]["nvidia.com/gpu"] == 8
+    assert container["volumeMounts"][0] == {"name": "shared", "mountPath": path}
+    assert pod["volumes"][0]["persistentVolumeClaim"] == {"claimName": "claim-1.x"}
+
+
 def test_a_kubernetes_job_goes_to_the_nodes_and_has_the_secret_that_its_site_names():
     said = {"node_selector": {"gpu": "h100"}, "tolerations": [{"key": "nvidia.com/gpu", "operator": "Exists"}], "secret": "ours"}
     pod = rendered("kubernetes", **big(), **said)["job_manifest"]["spec"]["template"]["spec"]
@@ -421,6 +485,8 @@ def test_the_srun_line_of_a_32b_model_on_four_gpus_is_the_golden_one_and_runs(tm
     job = rendered("slurm", **big(), partition="a100", python=str(python), working_dir=str(python.parent))
     assert job["working_dir"] == str(python.parent)
     line = job["command"].replace(str(python), "PYTHON")
+    odd = rendered("slurm", **big(), partition="a100,h100 x")  # as a site's own default, which nobody checks
+    assert shlex.split(odd["command"])[1] == "--partition=a100,h100 x"
     assert line + "\n" == (GOLDEN / "srun-qwen3-32b.txt").read_text()
     srun = tmp_path / "srun"  # stands in for Slurm: notes what it was asked, runs the command
     srun.write_text(
@@ -446,6 +512,8 @@ WorkPool(name="x", type="x", base_job_template=t, default_queue_id="00000000-000
 is_valid_schema(t["variables"])
 errors = validate({{"gpus": "many"}}, t["variables"])
 print(len(errors), len(validate({{"gpus": 4, "memory_gb": 93}}, t["variables"])))
+bad = [{{"partition": "a100,h100 x"}}, {{"partition": 'a"100'}}] if "partition" in t["variables"]["properties"] else []
+assert all(validate(said, t["variables"]) for said in bad) and not validate({{"partition": "a100,h100"}}, t["variables"])
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0 and done.stdout.split() == ["1", "0"], done.stdout + done.stderr

@@ -75,10 +75,11 @@ def test_a_model_of_another_experiment_is_refused_before_its_engine_starts(tmp_p
 
 
 POOL = """
-import asyncio, contextlib, json, logging, sys, time, types, uuid
+import asyncio, contextlib, json, logging, os, socket, sys, threading, time, types, uuid
 sys.path.insert(0, {tests!r})
 import sweep
 from prefect.client.schemas.objects import StateType
+from prefect.exceptions import ObjectNotFound
 from prefect.states import Cancelled, Completed, Crashed, Pending, Running, Scheduled
 from fakes import model
 from thinkscale.claims import Claims
@@ -92,9 +93,6 @@ handler = logging.Handler()
 handler.emit = lambda record: said.append(record.getMessage())
 logging.getLogger("thinkscale").addHandler(handler)
 logging.getLogger("thinkscale").setLevel(logging.INFO)
-ended = []
-sweep._end = lambda run, **how: ended.append(how)
-
 def in_pool(runs, label="label", pool="gpu", name="ladder-21k"):
     return sweep._in_pool(study, {{}}, {results!r}, runs, pool, name, label)
 
@@ -120,6 +118,52 @@ class Api:
     @property
     def run(self):
         return str(uuid.uuid5(uuid.NAMESPACE_URL, "label of two"))
+
+class Client:
+    '''What of Prefect's client is used to end runs; notes what it is asked.'''
+
+    def __init__(self, gone=(), takes=0.0, there=()):
+        self.gone, self.takes, self.there, self.done, self.made = gone, takes, list(there), [], 0
+        self.at_once, self.most, self.lock = 0, 0, threading.Lock()
+        sweep.get_client = self.get
+
+    @contextlib.contextmanager
+    def get(self, sync_client):
+        self.made += 1
+        yield self
+
+    def set_flow_run_state(self, run, state, force=False):
+        with self.lock:
+            self.at_once += 1
+            self.most = max(self.most, self.at_once)
+            self.done.append((str(run), state.type.value, force))
+        time.sleep(self.takes)
+        with self.lock:
+            self.at_once -= 1
+        if str(run) in self.gone:
+            raise ObjectNotFound(http_exc=Exception())
+
+    def read_flow_runs(self, flow_run_filter):
+        self.done.append(("looked for", *flow_run_filter.idempotency_key.any_))
+        return self.there.pop(0)
+
+async def stopped(waiting, seconds):
+    '''A sweep of these runs is stopped after so long: returns them, and how long it took.'''
+    runs = sweep.Runs()
+
+    async def all_of_them():
+        with runs.cancelled_at_the_end(study.store, "THE COMMAND"):
+            async with asyncio.TaskGroup() as group:
+                for label in waiting:
+                    group.create_task(in_pool(runs, label))
+
+    going = asyncio.create_task(all_of_them())
+    await asyncio.sleep(seconds)
+    begun = time.monotonic()
+    going.cancel()
+    await asyncio.wait([going])
+    assert going.cancelled()
+    return time.monotonic() - begun
 
 {scenario}
 
@@ -179,18 +223,16 @@ def test_a_run_that_prefect_calls_crashed_is_listened_to_while_its_beat_moves(tm
             begun = time.monotonic()
             return (await in_pool(sweep.Runs(), "other")).how, time.monotonic() - begun
 
-        async def stopped():
+        async def and_we_are_stopped():
             api = Api(Crashed(message="no heartbeat"))
             with Claims(study.store, "ladder-21k", timeout, "", api.run):
-                waiting = asyncio.create_task(in_pool(sweep.Runs()))
-                await asyncio.sleep(0.5)
-                waiting.cancel()
-                await asyncio.wait([waiting])
+                await stopped(["label"], 0.5)
 
+        client = Client()
         found["beats"] = asyncio.run(while_it_beats(2.5 * timeout))
-        found["left alone"] = list(ended)
-        asyncio.run(stopped())
-        found["stopped"] = list(ended)
+        found["left alone"] = list(client.done)
+        asyncio.run(and_we_are_stopped())
+        found["stopped"] = [how for _, *how in client.done]
         found["never there"] = asyncio.run(never_there())
         found["dead"] = asyncio.run(dead())
         found["said"] = said
@@ -199,7 +241,7 @@ def test_a_run_that_prefect_calls_crashed_is_listened_to_while_its_beat_moves(tm
     still, how, why, after = found["beats"]
     assert still, "it lived for longer than any patience"
     assert (how, why) == ("lost", "no heartbeat") and after < 1, "it was done: what is owed decides"
-    assert found["left alone"] == [] and found["stopped"] == [{"silent": False, "overruled": True}]
+    assert found["left alone"] == [] and found["stopped"] == [["CANCELLING", True]]
     assert found["never there"][0] == "lost" and found["never there"][1] < 1
     assert found["dead"][0] == "lost" and 2 < found["dead"][1] < 6 + 1, "within twice the claim timeout of 3 s"
     assert "label: crashed, says Prefect, but its beat moves" in found["said"]
@@ -209,40 +251,73 @@ def test_a_run_that_was_being_submitted_when_we_were_stopped_is_cancelled(tmp_pa
     found = scenario(
         tmp_path,
         """
-        done, answers = [], [[], [types.SimpleNamespace(id="the run")]]
+        client, keys = Client(there=[[], [types.SimpleNamespace(id="the run")]]), []
 
-        class Client:
-            def read_flow_runs(self, flow_run_filter):
-                done.append(("looked for", flow_run_filter.idempotency_key.any_))
-                return answers.pop(0)
+        async def submit(deployment, *, idempotency_key, **how):
+            keys.append(idempotency_key)
+            await asyncio.sleep(60)
 
-            def set_flow_run_state(self, run, state):
-                done.append((run, state.type.value))
-
-        @contextlib.contextmanager
-        def get_client(sync_client):
-            yield Client()
-
-        async def stopped():
-            keys = []
-
-            async def submit(deployment, *, idempotency_key, **how):
-                keys.append(idempotency_key)
-                await asyncio.sleep(60)
-
-            sweep.arun_deployment, sweep.get_client, runs = submit, get_client, sweep.Runs()
-            waiting = [asyncio.create_task(in_pool(runs, f"run {number}")) for number in range(2)]
-            await asyncio.sleep(0.1)
-            for task in waiting:
-                task.cancel()
-            await asyncio.wait(waiting)
-            return keys
-
-        found["keys"], found["done"] = asyncio.run(stopped()), done
+        sweep.arun_deployment = submit
+        asyncio.run(stopped(["run 0", "run 1"], 0.1))
+        found["keys"], found["done"] = keys, client.done
         """,
     )
     (key,) = found["keys"]
-    assert found["done"] == [["looked for", [key]]] * 2 + [["the run", "CANCELLING"]], "and nothing of the one whose turn had not come"
+    assert found["done"] == [["looked for", key]] * 2 + [["the run", "CANCELLING", False]], "and nothing of the one whose turn had not come"
+
+
+def test_a_stopped_sweep_cancels_many_runs_within_seconds_and_those_that_work_before_those_that_wait(tmp_path):
+    """Prefect kills a flow 30 s after it asked it to end."""
+    found = scenario(
+        tmp_path,
+        """
+        api, client, labels = Api(Scheduled()), Client(takes=0.02), [f"run {number}" for number in range(100)]
+        works = [str(uuid.uuid5(uuid.NAMESPACE_URL, f"run {number} of two")) for number in range(90, 100)]
+
+        async def now(runs):
+            return {run: Running() if str(run) in works else Scheduled() for run in runs}
+
+        class Listener(sweep.Listener):
+            def silence(self):
+                found["listened"] = client.made > 0 or found.get("listened", False)
+                return super().silence()
+
+        sweep._states, sweep.Listener = now, Listener
+        found["took"] = asyncio.run(stopped(labels, 3.0))
+        found["cancelled"], found["first"] = len({run for run, *_ in client.done}), {run for run, *_ in client.done[:10]} == set(works)
+        found["made"], found["most"], found["last"] = client.made, client.most, said[-1]
+        """,
+    )
+    assert found["cancelled"] == 100 and found["first"] and (found["made"], found["most"]) == (1, 4)
+    assert found["took"] < 10 and not found.get("listened"), "none asks the results folder whether it lives"
+    assert found["last"] == "stopped; 100 of 100 runs cancelled. To go on: THE COMMAND"
+
+
+def test_who_could_not_be_cancelled_is_said_with_where_it_works(tmp_path):
+    found = scenario(
+        tmp_path,
+        """
+        api = Api(Running())
+        Client(gone=(api.run,))
+        with Claims(study.store, "ladder-21k", timeout, "", api.run):
+            asyncio.run(stopped(["label", "other"], 0.3))
+
+        def away(sync_client):
+            raise RuntimeError("Failed to reach API at http://there")
+
+        sweep.get_client = away
+        asyncio.run(stopped(["label"], 0.3))
+        found["said"] = [line for line in said if "cancelled" in line]
+        found["pid"], found["host"] = os.getpid(), socket.gethostname()
+        """,
+    )
+    assert found["said"] == [
+        "label of two could not be cancelled (Prefect's server has this run no more); "
+        f"it works on {found['host']}; to stop it there: kill {found['pid']}",
+        "stopped; 1 of 2 runs cancelled. To go on: THE COMMAND",
+        "label of two could not be cancelled (Failed to reach API at http://there); nobody there is heard of who works on it",
+        "stopped; 0 of 1 runs cancelled. To go on: THE COMMAND",
+    ]
 
 
 def test_a_run_that_no_worker_takes_says_what_it_waits_for_once(tmp_path):
@@ -271,3 +346,50 @@ def test_a_pool_without_a_server_is_refused_in_one_line(tmp_path):
     done = subprocess.run(command, env=mine, capture_output=True, text=True, timeout=60)
     assert done.returncode == 1 and not done.stdout and not (tmp_path / "out").exists()
     assert done.stderr.startswith("error: --pool gpu: PREFECT_API_URL is not set") and done.stderr.count("\n") == 1
+
+
+NIGHTS = """
+import asyncio, contextlib, json, os, shutil, sys
+sys.path.insert(0, {tests!r})
+import sweep
+from fakes import FAKE_VLLM
+from thinkscale import evaluate
+from thinkscale.fanout import Ended
+
+async def in_pool(study, content, results, runs, pool, model, label):
+    try:
+        await evaluate.evaluate(study, model)
+        return Ended("completed")
+    except Exception as e:
+        return Ended("failed", type(e).__name__)
+
+@contextlib.asynccontextmanager
+async def quietly(study):
+    yield
+
+def night(command, fresh=True):
+    os.environ["THINKSCALE_ENGINE_COMMAND"] = command
+    try:
+        asyncio.run(sweep.sweep.fn({experiment!r}, "mine", "gpu", 1, fresh))
+        how = "completed"
+    except sweep.Unfinished as e:
+        how = str(e).splitlines()[-1]
+    return how, sorted(os.listdir("mine"))
+
+sweep._in_pool, sweep.show_cells = in_pool, quietly
+working = " ".join(FAKE_VLLM)
+print(json.dumps([night(working, False), night(working), night(working), night("false"), night("false"), night("false", False)]))
+"""
+
+
+def test_a_sweep_of_every_night_starts_engines_every_night_and_leaves_nothing_but_what_failed(tmp_path):
+    experiment = str(written(tmp_path, "one", ["ladder-21k"], engine={"max_restarts": 0}))
+    mine, first, second, broken, again, owes_nothing = told(
+        NIGHTS.format(tests=str(Path(__file__).parent), experiment=experiment), tmp_path
+    )
+    assert mine == first == second == ["completed", ["one"]], "a folder that was there is left alone"
+    (failed,) = set(broken[1]) - {"one"}
+    assert failed.startswith("fresh-20") and broken[0].endswith(f"--results {tmp_path / 'mine' / failed} --pool gpu")
+    assert (tmp_path / "mine" / failed / "one" / "logs").is_dir(), "to be looked at"
+    assert len(again[1]) == 3 and again[0] != broken[0], "each night has its own"
+    assert owes_nothing[0] == "completed"

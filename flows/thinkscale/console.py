@@ -7,6 +7,7 @@ server to start, result files, telemetry) are set in one place. What it does not
 import argparse
 import asyncio
 import atexit
+import functools
 import logging
 import os
 import shlex
@@ -17,9 +18,10 @@ from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
-from typing import Any, NamedTuple, NoReturn, TypeVar
+from typing import Annotated, Any, NamedTuple, NoReturn, TypeVar
 
 import httpx
+from pydantic import Field
 from rich.console import Console
 
 from thinkscale import loss, scores
@@ -37,6 +39,10 @@ from thinkscale.store import StoreError
 from thinkscale.tidy import TableError
 
 T = TypeVar("T")
+
+# What flows are given, with what Prefect's API can refuse when a run is submitted; the rest is said by the run (`opened`).
+Given = Annotated[str, Field(min_length=1)] | Experiment
+Folder = Annotated[str, Field(min_length=1)]
 
 _SERVER = "PREFECT_API_URL must be a server that runs (prefect server start)."
 LEAVE_SECONDS = 8.0
@@ -175,12 +181,16 @@ def sweep_again(experiment: object, results: str, pool: str | None, replicas: in
     return shlex.join([*words, *(["--replicas", str(replicas)] if replicas > 1 else [])])
 
 
-def opened(experiment: object, results: str, *, deployed: bool) -> Study:
-    """A flow's study. What a deployment's run is told comes from whoever may submit runs: refused where it names a command or an address,
-    in content or in a file. Raises ConfigError.
+def opened(experiment: object, results: str, *, deployed: bool, engines: bool = True) -> Study:
+    """A flow's study; the first that a flow asks for. A deployment's run goes on from here when its worker dies.
+
+    What it is told comes from whoever may submit runs: where it is to start engines, that must not name a command or an address, in
+    content or in a file. Raises ConfigError.
     """
-    study = open_study(as_given(experiment), results)
     if deployed:
+        outlive_reader()
+    study = open_study(as_given(experiment), results)
+    if deployed and engines:
         travelling(study)
     return study
 
@@ -256,6 +266,7 @@ def _leave() -> NoReturn:
     os._exit(128 + signal.SIGINT)
 
 
+@functools.cache  # once for each process: the models of a sweep without a pool are flows of it
 def outlive_reader() -> None:
     """Go on when whoever reads our output is gone: from then on it is dropped.
 
