@@ -130,6 +130,8 @@ def _scored(rows: pd.DataFrame, at: Ints, ks: list[int], seed: int | str) -> dic
         columns[f"best@k by {name}"] = _Column(best, np.full_like(best, np.nan), np.zeros_like(best))
         if "answer_class" in rows:
             classes = [None if pd.isna(a) else str(a) for a in rows["answer_class"]]
+            if name != "answer_logprob":
+                refuse(rows, held < 0, f"{name} is the weight of a vote, and must be at least 0, found {{{name}}}: take a sigmoid first")
             with np.errstate(divide="ignore"):
                 weights = held if name == "answer_logprob" else np.log(held)
             vote, error = (_where_known(np.isnan(score), at, v) for v in votes.weighted_vote(correct, classes, weights, at, ks, seed))
