@@ -219,6 +219,7 @@ BAD: list[tuple[tuple[str | int, ...], Any, tuple[str, ...]]] = [  # where, what
         ("claims.small beats large.worse.prompt", "'few-shot-bare=1'", "Valid: question."),
     ),
     (("claims", 0, "worse", "route"), "cutt", ("claims.small beats large.worse.route", "unknown route", "'cutt'", "Did you mean 'cut'?")),
+    (("engine",), {"stall_timeout": float("inf")}, ("engine.stall_timeout", "finite", "found inf")),
     (("claims", 0, "difficulty"), float("nan"), ("claims.0.difficulty", "finite", "found nan")),
     (("claims", 0, "worse"), GOOD["claims"][0]["better"], ("claims.small beats large.worse", "the same point as `better`")),
     (("sampling",), {"temperature": 0}, ("num_samples", "temperature 0", "found 8")),

@@ -186,7 +186,7 @@ class Claim(Strict):
 
     name: str
     benchmark: Name
-    difficulty: Annotated[float, Field(allow_inf_nan=False)] | None = None
+    difficulty: float | None = None
     """Only the problems of this difficulty; None: all."""
     better: PointRef
     worse: PointRef

@@ -26,7 +26,7 @@ class ConfigError(ValueError):
 class Strict(BaseModel):
     """Unknown keys are errors, values are never changed after reading."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False, use_attribute_docstrings=True)
 
 
 class HubBenchmark(Strict):
