@@ -315,21 +315,21 @@ def test_a_stopped_parent_cancels_a_run_that_is_called_crashed_and_works(site, t
 
 
 SUBMIT = """
-import asyncio, json, sys, sweep
+import asyncio, json, sys, sweep, pooled
 from thinkscale.store import Store
 
 content, results, how = json.loads(sys.argv[1])
 given = {"experiment": content, "model": "ladder-21k", "results": results}
 
 async def stopped(runs):
-    really = sweep.arun_deployment
+    really = pooled.arun_deployment
 
     async def and_then_nothing(*args, **options):
         await really(*args, **options)
         await asyncio.sleep(600)  # the answer is under way
 
-    sweep.arun_deployment = and_then_nothing
-    with runs.cancelled_at_the_end(Store(results), ""):
+    pooled.arun_deployment = and_then_nothing
+    with runs.cancelled_at_the_end(Store(results), "", 120.0):
         waiting = asyncio.create_task(runs.submit("evaluate-model/gpu", parameters=given, flow_run_name="in flight"))
         await asyncio.sleep(8)
         waiting.cancel()
@@ -339,7 +339,7 @@ async def two(runs):
     for name, queue in (("two GPUs of two", "gpus-2"), ("one GPU of two", None)):
         await runs.submit("evaluate-model/gpu", parameters=given, flow_run_name=name, work_queue_name=queue)
 
-asyncio.run({"stopped": stopped, "two": two}[how](sweep.Runs()))
+asyncio.run({"stopped": stopped, "two": two}[how](pooled.Runs()))
 """
 
 

@@ -249,7 +249,7 @@ def test_at_the_command_line_it_is_one_line(s3, answer, option):
 
 LOST = """
 import asyncio, json, sys
-import evaluate_model, shown, sweep
+import evaluate_model, pooled, shown
 from thinkscale import remote
 
 away = remote.StorageError(None, "the store does not answer", "s3://x/y")
@@ -268,7 +268,7 @@ async def tolerated(call):
 evaluate_model.evaluate.evaluate, shown.cells, shown._tolerated = evaluate, cells, tolerated
 for away.passing in (True, False):
     try:
-        found = sweep._ended(asyncio.run(evaluate_model.evaluate_model.fn("smoke", "ladder-21k", "memory://lost")))
+        found = pooled.ended(asyncio.run(evaluate_model.evaluate_model.fn("smoke", "ladder-21k", "memory://lost")))
         said.append(found)
     except remote.StorageError as e:
         said.append(str(e))

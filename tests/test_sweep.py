@@ -34,7 +34,7 @@ async def in_pool(study, content, results, *rest):
 async def quietly(study):
     yield
 
-sweep._in_pool, sweep.show_cells = in_pool, quietly
+sweep.in_pool, sweep.show_cells = in_pool, quietly
 for results in ("mine", "memory://mine"):
     try:
         asyncio.run(sweep.sweep.fn("smoke", results, "gpu"))
@@ -77,7 +77,7 @@ def test_a_model_of_another_experiment_is_refused_before_its_engine_starts(tmp_p
 POOL = """
 import asyncio, contextlib, json, logging, os, socket, sys, threading, time, types, uuid
 sys.path.insert(0, {tests!r})
-import sweep
+import sweep, pooled  # the first settles how Prefect is used
 from prefect.client.schemas.objects import StateType
 from prefect.exceptions import ObjectNotFound
 from prefect.states import Cancelled, Completed, Crashed, Pending, Running, Scheduled
@@ -86,7 +86,7 @@ from thinkscale.claims import Claims
 from thinkscale.console import travelling
 from thinkscale.plan import open_study
 
-sweep.POLL_SECONDS, sweep.HINT_SECONDS = 0.05, 0.3
+pooled.POLL_SECONDS, pooled.HINT_SECONDS = 0.05, 0.3
 study, said, found = open_study({experiment!r}, {results!r}), [], {{}}
 timeout = study.config.engine.claim_timeout
 handler = logging.Handler()
@@ -94,14 +94,14 @@ handler.emit = lambda record: said.append(record.getMessage())
 logging.getLogger("thinkscale").addHandler(handler)
 logging.getLogger("thinkscale").setLevel(logging.INFO)
 def in_pool(runs, label="label", pool="gpu", name="ladder-21k"):
-    return sweep._in_pool(study, {{}}, {results!r}, runs, pool, name, label)
+    return pooled.in_pool(study, {{}}, {results!r}, runs, pool, name, label)
 
 class Api:
     '''Runs that it was asked for, with the states that it is told to say.'''
 
     def __init__(self, *states, pause=lambda: 0.0):
         self.states, self.pause, self.asked, self.at_once, self.looks = list(states), pause, [], 0, []
-        sweep.arun_deployment, sweep._states = self.submit, self.now
+        pooled.arun_deployment, pooled._states = self.submit, self.now
 
     async def submit(self, deployment, *, flow_run_name, **how):
         assert not self.at_once, "one after the other"
@@ -125,7 +125,7 @@ class Client:
     def __init__(self, gone=(), takes=0.0, there=()):
         self.gone, self.takes, self.there, self.done, self.made = gone, takes, list(there), [], 0
         self.at_once, self.most, self.lock = 0, 0, threading.Lock()
-        sweep.get_client = self.get
+        pooled.get_client = self.get
 
     @contextlib.contextmanager
     def get(self, sync_client):
@@ -149,10 +149,10 @@ class Client:
 
 async def stopped(waiting, seconds):
     '''A sweep of these runs is stopped after so long: returns them, and how long it took.'''
-    runs = sweep.Runs()
+    runs = pooled.Runs()
 
     async def all_of_them():
-        with runs.cancelled_at_the_end(study.store, "THE COMMAND"):
+        with runs.cancelled_at_the_end(study.store, "THE COMMAND", 120.0):
             async with asyncio.TaskGroup() as group:
                 for label in waiting:
                     group.create_task(in_pool(runs, label))
@@ -182,7 +182,7 @@ def test_runs_are_submitted_in_their_order_one_at_a_time_and_each_is_waited_for_
         tmp_path,
         """
         async def all_of_them():
-            runs, waits = sweep.Runs(), iter((0.2, 0.0, 0.1, 0.0, 0.2))
+            runs, waits = pooled.Runs(), iter((0.2, 0.0, 0.1, 0.0, 0.2))
             api = Api(Scheduled(), Completed(), pause=lambda: next(waits))
             async with asyncio.TaskGroup() as group:
                 for number in range(5):
@@ -202,7 +202,7 @@ def test_a_run_that_prefect_calls_crashed_is_listened_to_while_its_beat_moves(tm
         """
         async def while_it_beats(seconds):
             api, begun = Api(Running(), Crashed(message="no heartbeat")), time.monotonic()
-            waiting = asyncio.create_task(in_pool(sweep.Runs()))
+            waiting = asyncio.create_task(in_pool(pooled.Runs()))
             with Claims(study.store, "ladder-21k", timeout, "", api.run):
                 await asyncio.sleep(seconds)
                 still = not waiting.done()
@@ -212,7 +212,7 @@ def test_a_run_that_prefect_calls_crashed_is_listened_to_while_its_beat_moves(tm
 
         async def dead():
             api = Api(Running(), Running(), Crashed(message="no heartbeat"))
-            waiting = asyncio.create_task(in_pool(sweep.Runs()))
+            waiting = asyncio.create_task(in_pool(pooled.Runs()))
             Claims(study.store, "ladder-21k", timeout, "", api.run)._beat(1)  # and never again: killed on another machine
             begun = time.monotonic()
             how = await waiting
@@ -221,7 +221,7 @@ def test_a_run_that_prefect_calls_crashed_is_listened_to_while_its_beat_moves(tm
         async def never_there():
             Api(Crashed(message="OOM"))
             begun = time.monotonic()
-            return (await in_pool(sweep.Runs(), "other")).how, time.monotonic() - begun
+            return (await in_pool(pooled.Runs(), "other")).how, time.monotonic() - begun
 
         async def and_we_are_stopped():
             api = Api(Crashed(message="no heartbeat"))
@@ -257,7 +257,7 @@ def test_a_run_that_was_being_submitted_when_we_were_stopped_is_cancelled(tmp_pa
             keys.append(idempotency_key)
             await asyncio.sleep(60)
 
-        sweep.arun_deployment = submit
+        pooled.arun_deployment = submit
         asyncio.run(stopped(["run 0", "run 1"], 0.1))
         found["keys"], found["done"] = keys, client.done
         """,
@@ -277,12 +277,12 @@ def test_a_stopped_sweep_cancels_many_runs_within_seconds_and_those_that_work_be
         async def now(runs):
             return {run: Running() if str(run) in works else Scheduled() for run in runs}
 
-        class Listener(sweep.Listener):
+        class Listener(pooled.Listener):
             def silence(self):
                 found["listened"] = client.made > 0 or found.get("listened", False)
                 return super().silence()
 
-        sweep._states, sweep.Listener = now, Listener
+        pooled._states, pooled.Listener = now, Listener
         found["took"] = asyncio.run(stopped(labels, 3.0))
         found["cancelled"], found["first"] = len({run for run, *_ in client.done}), {run for run, *_ in client.done[:10]} == set(works)
         found["made"], found["most"], found["last"] = client.made, client.most, said[-1]
@@ -305,7 +305,7 @@ def test_who_could_not_be_cancelled_is_said_with_where_it_works(tmp_path):
         def away(sync_client):
             raise RuntimeError("Failed to reach API at http://there")
 
-        sweep.get_client = away
+        pooled.get_client = away
         asyncio.run(stopped(["label"], 0.3))
         found["said"] = [line for line in said if "cancelled" in line]
         found["pid"], found["host"] = os.getpid(), socket.gethostname()
@@ -327,7 +327,7 @@ def test_a_run_that_no_worker_takes_says_what_it_waits_for_once(tmp_path):
         study.catalogue.models["ladder-100k"] = study.catalogue.models["ladder-100k"].model_copy(update={"gpus": 2})
         for pool, name in (("gpu", "ladder-21k"), ("gpu", "ladder-100k"), ("slurm", "ladder-100k")):
             api = Api(*[Scheduled()] * 20, Completed())
-            asyncio.run(in_pool(sweep.Runs(), f"{pool} {name}", pool, name))
+            asyncio.run(in_pool(pooled.Runs(), f"{pool} {name}", pool, name))
             found[f"{pool} {name}"] = api.asked[0][1]["work_queue_name"]
         found["said"] = [line for line in said if "waits for" in line]
         """,
@@ -376,7 +376,7 @@ def night(command, fresh=True):
         how = str(e).splitlines()[-1]
     return how, sorted(os.listdir("mine"))
 
-sweep._in_pool, sweep.show_cells = in_pool, quietly
+sweep.in_pool, sweep.show_cells = in_pool, quietly
 working = " ".join(FAKE_VLLM)
 print(json.dumps([night(working, False), night(working), night(working), night("false"), night("false"), night("false", False)]))
 """
