@@ -434,6 +434,32 @@ def brief(code):
         return said.read(), out.read().strip()
 
 
+MAKES_MORE = """
+import os, time
+from multiprocessing import resource_tracker, shared_memory
+resource_tracker.register = lambda *_: None  # nobody but the supervisor removes them
+kept = []
+while True:
+    kept.append(shared_memory.SharedMemory(create=True, size=64))
+    os.write(1, kept[-1].name.encode() + b"\\n")
+    time.sleep(0.0005)
+"""
+
+
+def test_shared_memory_that_is_made_until_the_very_end_is_removed(tmp_path):
+    supervisor = [sys.executable, "-I", "-S", supervise.__file__, "--", sys.executable, "-c", MAKES_MORE]
+    with (tmp_path / "made").open("wb") as made:
+        process = subprocess.Popen(supervisor, stdin=subprocess.PIPE, stdout=made, start_new_session=True)
+        assert eventually(lambda: (tmp_path / "made").read_text().count("\n") > 30)
+        process.stdin.close()
+        process.wait(30)
+    names = (tmp_path / "made").read_text().split()
+    left = {name for name in names if (Path("/dev/shm") / name).exists()}
+    for name in left:
+        (Path("/dev/shm") / name).unlink()
+    assert len(names) > 30 and not left
+
+
 def test_shared_memory_of_a_process_that_dies_at_once_is_removed():
     """Long before the supervisor would look by itself."""
     for _ in range(3):

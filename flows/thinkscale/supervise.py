@@ -164,14 +164,16 @@ def spawn(command: list[str]) -> int:
 
 def stop(leader: int, main: int, grace: float, watch: SharedMemoryWatch) -> list[int]:
     """Stop everything below `leader`; returns the processes that even SIGKILL did not end within 30 seconds (a driver holds them)."""
-    watch.note(leader)
     alive = members(leader)
+    send(alive, signal.SIGSTOP)  # else a file that one makes after the look at /dev/shm, and before it ends, would be nobody's
+    watch.note(leader)
     send(alive, signal.SIGTERM)
     send(alive, signal.SIGCONT)  # a stopped process hears SIGTERM only when it goes on
     start = time.monotonic()
     deadline = start + grace
     while alive and time.monotonic() < start + grace + 30:
         reap()
+        watch.note(leader)
         if main not in alive:
             deadline = min(deadline, time.monotonic() + 2)  # without their head the rest has nothing to finish
         if time.monotonic() >= deadline:
